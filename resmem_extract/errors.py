@@ -1,0 +1,85 @@
+"""Every error that this package raises on purpose.
+
+Each one subclasses a built-in, so that code that knows nothing of this package can catch it, and
+`ResmemExtractError`, so that the command line can tell a foreseen problem (one line, an honest
+exit code) from a defect (a traceback).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+__all__ = [
+    "ImageError",
+    "IncompleteStoreError",
+    "MissingExtraError",
+    "OverflowInDtypeError",
+    "RequestError",
+    "ResmemExtractError",
+    "StoreError",
+    "UnknownModelError",
+    "UnknownModuleError",
+    "WeightsError",
+    "WorkError",
+    "nearest",
+]
+
+
+class ResmemExtractError(Exception):
+    """Base of all errors of this package; `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class RequestError(ResmemExtractError, ValueError):
+    """The request itself was wrong: nothing has been written."""
+
+    exit_code = 2
+
+
+class UnknownModelError(RequestError, LookupError):
+    """No model has the name that was asked for."""
+
+
+class UnknownModuleError(RequestError, LookupError):
+    """No module has the path that was asked for, or the forward pass never calls it."""
+
+
+class WeightsError(RequestError, OSError):
+    """A weights file is missing, or is not the file that it should be."""
+
+
+class MissingExtraError(RequestError, ImportError):
+    """An optional package is needed; the message is the command that installs it."""
+
+
+class StoreError(RequestError, OSError):
+    """A file is not a feature store, or cannot be used as one."""
+
+
+class IncompleteStoreError(StoreError):
+    """A feature store whose writing never finished."""
+
+
+class WorkError(ResmemExtractError, RuntimeError):
+    """The request was fine, but something failed while working on it."""
+
+
+class ImageError(WorkError, OSError):
+    """An image cannot be read or decoded; `image_id` names it."""
+
+    def __init__(self, image_id: str, reason: str) -> None:
+        super().__init__(f"{image_id}: {reason}")
+        self.image_id = image_id
+        self.reason = reason
+
+
+class OverflowInDtypeError(WorkError, OverflowError):
+    """Activations are too large for the data type that they are to be stored in."""
+
+
+def nearest(text: str, known: Sequence[str], n: int = 3) -> list[str]:
+    """Return up to `n` of the known names that most resemble `text`, for 'did you mean'."""
+    folded = {name.lower(): name for name in reversed(known)}
+    return [folded[m] for m in difflib.get_close_matches(text.lower(), folded, n, cutoff=0.6)]
