@@ -1,0 +1,174 @@
+"""Reading written listings of images: text lists and CSV tables.
+
+Only text is interpreted here; whether the listed files exist is asked in `images`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resmem_extract.errors import RequestError
+
+__all__ = ["RESERVED_COLUMNS", "Listing", "read_csv", "read_list", "shown"]
+
+RESERVED_COLUMNS = frozenset({"id", "sha256", "row"})
+"""Names that a feature store uses itself beside the user's columns."""
+
+_INTEGER = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,18})")
+_NUMBER = re.compile(
+    r"[+-]?(?:(?:0|[1-9][0-9]{0,14})(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|[+-]?inf",
+    re.IGNORECASE,
+)
+_SNIFFED_BYTES = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """What a list or a table says, as written."""
+
+    paths: tuple[str, ...]
+    """Image paths; relative ones are meant from the listing's own folder."""
+    ids: tuple[str, ...] | None = None
+    """Ids given beside the paths (the CSV column `image_id`)."""
+    columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    """Further columns, one value an image."""
+
+
+def shown(text: object) -> str:
+    """Return `text` as it can stand in a one-line message: escaped if it would not print."""
+    string = str(text)
+    return string if string.isprintable() else ascii(string)
+
+
+def read_list(path: Path) -> Listing:
+    """Read a text list: one image path a line; blank lines and lines after '#' are skipped.
+
+    Raises
+    ------
+    RequestError
+        The file cannot be read or is not UTF-8 text.
+    """
+    text = _read_text(path).replace("\r\n", "\n").replace("\r", "\n")
+    lines = (line.strip() for line in text.split("\n"))
+    return Listing(tuple(line for line in lines if line and not line.startswith("#")))
+
+
+def read_csv(path: Path) -> Listing:
+    """Read a table with the column `path`, optionally `image_id`, and any further columns.
+
+    Parameters
+    ----------
+    path : Path
+        UTF-8 text, with or without a byte order mark; separated by tabs if its name ends in .tsv,
+        by commas otherwise.
+
+    Returns
+    -------
+    Listing
+        Columns of integers are int64, other columns of numbers float64 (an empty cell is nan), all
+        others text. Zero-padded numbers (`007`) and those that would lose digits stay text.
+
+    Raises
+    ------
+    RequestError
+        The file cannot be read, is not such a table, or has a column whose name cannot be kept.
+    """
+    header, rows = _read_rows(path)
+    _check_header(header, path)
+    cells = {name: [row[k] for row in rows] for k, name in enumerate(header)}
+    paths = _required(cells.pop("path"), "path", path)
+    ids = _required(cells.pop("image_id"), "image_id", path) if "image_id" in cells else None
+    return Listing(paths, ids, {name: _typed(column) for name, column in cells.items()})
+
+
+def _read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file, having looked at its beginning before reading all of it."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_SNIFFED_BYTES)
+            if b"\0" not in data:
+                data += file.read()
+    except OSError as error:
+        raise RequestError(f"{shown(path)} cannot be read: {error.strerror}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _not_text(path) from error
+    if "\0" in text:
+        raise _not_text(path)
+    return text
+
+
+def _not_text(path: Path) -> RequestError:
+    return RequestError(
+        f"{shown(path)} is neither an image by its extension nor UTF-8 text; give a folder, an"
+        " image, a list of paths or a CSV (saved as UTF-8)"
+    )
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of a CSV, all of one length; blank lines do not count."""
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""), delimiter=delimiter, strict=True)
+    try:
+        lines = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise RequestError(f"{shown(path)}, line {reader.line_num}: not a CSV: {error}") from error
+    if not lines:
+        raise RequestError(f"no images in {shown(path)}: the file is empty; give a column 'path'")
+    header = [name.strip() for name in lines[0][1]]
+    for number, row in lines[1:]:
+        if len(row) != len(header):
+            raise RequestError(
+                f"{shown(path)}, line {number}: {len(row)} values for {len(header)} columns; quote"
+                " values that hold the separator"
+            )
+    return header, [row for _, row in lines[1:]]
+
+
+def _check_header(header: Sequence[str], path: Path) -> None:
+    """Raise if a column is missing, named twice, or has a name that a store cannot keep."""
+    for name in header:
+        if name in RESERVED_COLUMNS or name in ("", ".") or "/" in name or not name.isprintable():
+            raise RequestError(
+                f"{shown(path)}: a column cannot be named {name!a}; rename it (reserved:"
+                f" {', '.join(sorted(RESERVED_COLUMNS))}; not allowed: '/', '.', no name)"
+            )
+        if header.count(name) > 1:
+            raise RequestError(f"{shown(path)}: two columns are named {name!r}; rename one")
+    if "path" not in header:
+        raise RequestError(
+            f"{shown(path)} has no column 'path', only {shown(', '.join(header))}; name the column"
+            " of image files 'path' in its first line"
+        )
+
+
+def _required(cells: Sequence[str], name: str, path: Path) -> tuple[str, ...]:
+    """Return a column none of whose cells may be empty, stripped of surrounding blanks."""
+    values = tuple(cell.strip() for cell in cells)
+    if "" in values:
+        row = values.index("") + 1
+        raise RequestError(f"{shown(path)}: {name!r} is empty in row {row}; fill it in")
+    return values
+
+
+def _typed(cells: Sequence[str]) -> npt.NDArray[Any]:
+    """Return a column as int64, float64 or text, whichever keeps all that was written."""
+    values = [cell.strip() for cell in cells]
+    if values and all(_INTEGER.fullmatch(value) for value in values):
+        try:
+            return np.array([int(value) for value in values], dtype=np.int64)
+        except OverflowError:
+            return np.array(cells, dtype=np.str_)
+    if any(values) and all(not value or _NUMBER.fullmatch(value) for value in values):
+        return np.array([float(value or "nan") for value in values], dtype=np.float64)
+    return np.array(cells, dtype=np.str_)
