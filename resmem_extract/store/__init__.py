@@ -1,0 +1,23 @@
+"""Feature stores: one HDF5 file a network, written whole or not at all, read lazily."""
+
+from .arrays import FeatureArray
+from .dataset import StoreDataset
+from .reader import Store, open_store
+from .schema import COMPRESSIONS, FORMAT, FORMAT_VERSION, check_column_names
+from .space import check_free_space, format_bytes, required_bytes
+from .writer import StoreWriter
+
+__all__ = [
+    "COMPRESSIONS",
+    "FORMAT",
+    "FORMAT_VERSION",
+    "FeatureArray",
+    "Store",
+    "StoreDataset",
+    "StoreWriter",
+    "check_column_names",
+    "check_free_space",
+    "format_bytes",
+    "open_store",
+    "required_bytes",
+]

@@ -1,0 +1,295 @@
+"""Read a feature store: modules by any path, images by id, metadata when asked for."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import RequestError, UnknownModuleError
+from ..path_grammar import glob_pattern, same_module, split_suffix
+from ..types import ActivationSpec
+from .arrays import FeatureArray
+from .dataset import StoreDataset
+from .handle import Handle
+from .schema import decode_strings, object_name, provenance_of, read_specs
+
+__all__ = ["Store", "open_store"]
+
+
+def open_store(path: str | os.PathLike[str]) -> Store:
+    """Open a feature store for reading.
+
+    Parameters
+    ----------
+    path : path
+        Of a complete feature store.
+
+    Returns
+    -------
+    Store
+        A context manager; also usable without, and then closed by `Store.close`.
+
+    Raises
+    ------
+    IncompleteStoreError
+        If its writing never finished.
+    StoreError
+        If it is missing, locked, damaged, no HDF5, no feature store, or of a newer format.
+
+    Examples
+    --------
+    >>> with open_store("f.h5") as store:               # doctest: +SKIP
+    ...     store["features.5.4"][10:20]
+    """
+    store = Store(Path(path))
+    _ = store.handle.file
+    return store
+
+
+class Store:
+    """A feature store, read lazily; made by `open_store`.
+
+    Iterating yields canonical module paths and `in` asks for one in any form, while `len` is the
+    number of images. It can be pickled and used after a fork.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.handle = Handle(path)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; arrays of this store cannot be read any more."""
+        self.handle.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "handle": self.handle}
+
+    def __repr__(self) -> str:
+        return f"<Store {str(self.path)!r}>"
+
+    # Modules
+
+    @cached_property
+    def specs(self) -> Mapping[str, ActivationSpec]:
+        """What is recorded about every module, by canonical path, in the order of writing."""
+        return read_specs(self.handle.file["features"])
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Canonical paths, in the order of writing."""
+        return tuple(self.specs)
+
+    def __getitem__(self, module: str) -> FeatureArray:
+        """Return the activations of a module, named in any form that addresses it.
+
+        Raises
+        ------
+        UnknownModuleError
+            If the store has none of that name; the message names the nearest.
+        """
+        path = self._find(module)
+        if path is None:
+            raise UnknownModuleError(self._unknown(module))
+        return FeatureArray(self, self.specs[path], f"/features/{object_name(path)}")
+
+    def __contains__(self, module: object) -> bool:
+        return isinstance(module, str) and self._find(module) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.modules)
+
+    def match(self, pattern: str) -> list[FeatureArray]:
+        """Return all modules that a glob matches, by names or child numbers.
+
+        `*` stays within one segment, `**` spans any number, also none; a pattern without ``@k``
+        matches every recorded call.
+
+        Raises
+        ------
+        UnknownModuleError
+            If none does.
+        """
+        glob = glob_pattern(pattern)
+        found = [
+            self[spec.path]
+            for spec in self.specs.values()
+            if any(glob.fullmatch(name) for name in _full_names(spec))
+        ]
+        if not found:
+            raise UnknownModuleError(self._unknown(pattern))
+        return found
+
+    def _find(self, text: str) -> str | None:
+        if text in self.specs:
+            return text
+        for spec in self.specs.values():
+            if object_name(text) in spec.links or _addresses(text, spec.path, spec):
+                return spec.path
+        for spec in self.specs.values():  # without @k: the last call, as in extraction
+            last = spec.path.replace(f"@{spec.calls - 1}", "")
+            if spec.call == spec.calls - 1 and _addresses(text, last, spec):
+                return spec.path
+        return None
+
+    def _unknown(self, text: str) -> str:
+        names = {name: spec.path for spec in self.specs.values() for name in _full_names(spec)}
+        near = difflib.get_close_matches(text, names, n=3, cutoff=0.6)
+        paths = list(dict.fromkeys(names[name] for name in near))
+        if paths:
+            return f"{self.path} has no module {text!r}; did you mean {' or '.join(paths)}?"
+        shown = ", ".join(self.modules[:5]) + (", ..." if len(self.modules) > 5 else "")
+        return f"{self.path} has no module {text!r}; it has {shown or 'none'}"
+
+    # Images
+
+    def __len__(self) -> int:
+        return self._n_images
+
+    @cached_property
+    def _n_images(self) -> int:
+        return int(self.handle.file["images/id"].shape[0])
+
+    @cached_property
+    def image_ids(self) -> npt.NDArray[np.str_]:
+        """Ids of the images, `[N]`, in the order of the rows."""
+        return decode_strings(self.handle.file["images/id"][()])
+
+    @cached_property
+    def sha256(self) -> npt.NDArray[np.str_]:
+        """Hashes of the images, `[N]`."""
+        return decode_strings(self.handle.file["images/sha256"][()])
+
+    @property
+    def columns(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Further columns of the images, each `[N]`, read when it is asked for."""
+        return _Columns(self.handle)
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {image_id: row for row, image_id in enumerate(self.image_ids.tolist())}
+
+    def row_of(self, image_id: str) -> int:
+        """Return the row of an image.
+
+        Raises
+        ------
+        RequestError
+            If there is no such image.
+        """
+        row = self._rows.get(image_id)
+        if row is None:
+            near = difflib.get_close_matches(image_id, self.image_ids[:10_000].tolist(), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see image_ids of the store"
+            raise RequestError(f"{self.path} has no image {image_id!r}; {hint}")
+        return row
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """Images that were left out, as (id, reason)."""
+        group = self.handle.file.get("skipped")
+        if group is None:
+            return ()
+        ids, reasons = (decode_strings(group[name][()]).tolist() for name in ("id", "reason"))
+        return tuple(zip(ids, reasons, strict=True))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How the activations came about: model, weights, preprocessing, versions."""
+        return provenance_of(self.handle.file)
+
+    # Views
+
+    def dataset(
+        self,
+        modules: str | Sequence[str] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+    ) -> StoreDataset:
+        """Return a map-style data set for torch's DataLoader; see `StoreDataset`."""
+        return StoreDataset(self, modules, transform)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `resmem-extract info` shows, as JSON values."""
+        attributes = self.handle.file.attrs
+        return {
+            "file": str(self.path),
+            "bytes": self.path.stat().st_size,
+            "format": str(attributes["format"]),
+            "format_version": int(attributes["format_version"]),
+            "images": len(self),
+            "skipped": len(self.skipped),
+            "columns": list(self.columns),
+            "modules": [self._describe_module(path) for path in self.modules],
+            "provenance": self.provenance,
+        }
+
+    def _describe_module(self, path: str) -> dict[str, Any]:
+        array, spec = self[path], self.specs[path]
+        dataset = self.handle.dataset(f"/features/{object_name(path)}")
+        return {
+            "path": path,
+            "index_path": spec.index_path,
+            "requested": spec.requested,
+            "links": list(spec.links),
+            "shape": list(array.shape),
+            "dtype": spec.dtype,
+            "axes": list(spec.axes),
+            "chunks": list(array.chunks),
+            "bytes": array.nbytes,
+            "stored_bytes": int(dataset.id.get_storage_size()),
+            "call": spec.call,
+            "calls": spec.calls,
+            "reduce": dict(spec.reduce),
+        }
+
+
+class _Columns(Mapping[str, npt.NDArray[Any]]):
+    """The columns of ``/images`` beside the two that every store has."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+
+    def _names(self) -> list[str]:
+        return [name for name in self._handle.file["images"] if name not in ("id", "sha256")]
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        if object_name(name) not in self._names():
+            raise KeyError(name)
+        stored = self._handle.file["images"][object_name(name)]
+        values: npt.NDArray[Any] = stored[()]
+        return decode_strings(values) if h5py.check_string_dtype(stored.dtype) else values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+
+def _addresses(text: str, path: str, spec: ActivationSpec) -> bool:
+    return same_module(text, path, spec.index_path or path)
+
+
+def _full_names(spec: ActivationSpec) -> set[str]:
+    """Return the names that a pattern is held against: both paths, with and without ``@k``."""
+    names = {name for name in (spec.path, spec.index_path) if name}
+    return names | {split_suffix(name)[0] for name in names}
