@@ -1,0 +1,224 @@
+"""A network made ready to turn batches of images into named activations."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ..errors import RequestError, WorkError
+from ..path_grammar import Address
+from ..types import NO_REDUCTION, EngineName, Reduction
+from .device import exact_float32
+from .dry_run import FEW, MORE, Captured, observe, settle, with_batch_axis
+from .graph import GraphEngine
+from .hooks import HookEngine
+from .reduce import reduce
+
+__all__ = ["TOLERANCE", "Capture", "deviation", "prepare"]
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-5
+"""How far a fast engine may be from the reference, by `deviation`, to be used."""
+
+Engine = Callable[[torch.Tensor], list[torch.Tensor]]
+
+
+def deviation(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return max|a - b| / max|b|, the measure of all comparisons of activations.
+
+    Zero where both are equal everywhere, also where both are zero; NaN where either has NaN.
+    """
+    if torch.equal(a, b):
+        return 0.0
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Turns batches of inputs into named activations. Made by `prepare`."""
+
+    captured: tuple[Captured, ...]
+    """What is captured, in the order of the request."""
+    engine: str
+    """`graph`, `hooks` or `reference`."""
+    device: torch.device
+    notes: tuple[str, ...]
+    """What the user should be told, one line each."""
+    channels_last: bool
+    run: Engine
+    """From a batch of inputs to raw tensors, in the order of `captured`."""
+
+    def __call__(
+        self, inputs: torch.Tensor, reduction: Reduction = NO_REDUCTION
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return the activations of one batch by canonical path.
+
+        On a GPU that runs out of memory the batch is halved until it fits.
+
+        Parameters
+        ----------
+        inputs : torch.Tensor, shape [n, channels, height, width]
+        reduction : Reduction
+
+        Returns
+        -------
+        dict of str to numpy.ndarray, shape [n, ...]
+            C-contiguous, the image axis first.
+
+        Raises
+        ------
+        WorkError
+            If a single image does not fit into the memory of the GPU.
+        """
+        try:
+            return self._forward(inputs, reduction)
+        except torch.cuda.OutOfMemoryError as error:
+            if len(inputs) == 1:
+                raise WorkError(
+                    f"{self.device} has not enough memory for one image; use --device cpu"
+                ) from error
+        torch.cuda.empty_cache()
+        half = (len(inputs) + 1) // 2
+        log.warning("out of memory on %s: trying batches of %d", self.device, half)
+        parts = [self(part, reduction) for part in torch.split(inputs, half)]
+        return {path: np.concatenate([p[path] for p in parts]) for path in parts[0]}
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether several threads may call this at the same time; hooks would mix their calls."""
+        return self.engine == "graph"
+
+    @torch.inference_mode()
+    def _forward(self, inputs: torch.Tensor, reduction: Reduction) -> dict[str, npt.NDArray[Any]]:
+        with exact_float32():
+            outputs = self.run(_to_device(inputs, self.device, self.channels_last))
+            return {
+                captured.path: _to_numpy(reduce(raw.movedim(captured.batch_axis, 0), reduction))
+                for captured, raw in zip(self.captured, outputs, strict=True)
+            }
+
+
+def prepare(
+    network: nn.Module,
+    addresses: Sequence[Address],
+    make_input: Callable[[int], torch.Tensor],
+    *,
+    device: torch.device,
+    engine: EngineName = "auto",
+) -> Capture:
+    """Make a network ready for capture, by the fastest engine that equals the reference.
+
+    The full network runs once under plain hooks, which settles what the addresses mean; then the
+    engines are tried, fastest first, and the first one whose activations agree with the
+    reference within `TOLERANCE` is taken. The network is moved to the device, put into
+    evaluation mode, and its convolution weights may be laid out channels-last.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    addresses : sequence of Address
+        What to capture; from `module_path.ModulePaths.resolve`.
+    make_input : callable
+        Returns inputs for a number of images, on any device.
+    device : torch.device
+    engine : {"auto", "graph", "hooks", "reference"}
+        `reference` runs the full network under plain hooks, as it came.
+
+    Raises
+    ------
+    UnknownModuleError
+        If a module is never called, or has no such call or part.
+    RequestError
+        If an activation has no batch axis, or the engine asked for cannot be used.
+    """
+    network = network.to(device).eval()
+    few, more = (_to_device(make_input(n), device) for n in (FEW, MORE))
+    with torch.inference_mode(), exact_float32():
+        seen = observe(network, few, dict.fromkeys(address.module for address in addresses))
+        settled, notes = settle(addresses, seen)
+        del seen
+        for name, channels_last, build in _candidates(network, settled):
+            if name != engine != "auto":
+                continue
+            try:
+                with torch.inference_mode(False):  # a change of layout must leave true parameters
+                    run = build()
+                outputs = run(_to_device(more, device, channels_last))
+            except Exception as error:  # a trace that went astray may fail in any way when run
+                if name == "reference":
+                    raise
+                log.info("engine %s cannot be used: %s", name, error)
+                continue
+            captured = tuple(
+                with_batch_axis(c, tensor.shape, output.shape)
+                for (c, tensor), output in zip(settled, outputs, strict=True)
+            )
+            deviations = [
+                deviation(output.narrow(c.batch_axis, 0, FEW), tensor)
+                for c, (_, tensor), output in zip(captured, settled, outputs, strict=True)
+            ]
+            worst = float(np.max(deviations))  # which keeps NaN, as `max` does not
+            log.info("engine %s deviates from the reference by %.1e", name, worst)
+            if worst <= TOLERANCE or name == "reference":
+                break
+        else:
+            raise RequestError(
+                f"engine {engine!r} cannot run this network within {TOLERANCE:.0e} of the "
+                "reference; use --engine auto"
+            )
+    if not worst <= TOLERANCE:
+        notes.append(f"activations depend on the other images of a batch (by {worst:.1e})")
+    return Capture(captured, name, device, tuple(notes), channels_last, run)
+
+
+Settled = list[tuple[Captured, torch.Tensor]]
+
+
+def _candidates(
+    network: nn.Module, settled: Settled
+) -> Iterator[tuple[EngineName, bool, Callable[[], Engine]]]:
+    """Yield (name, whether channels-last, how to build it) of the engines, fastest first.
+
+    A network with ``view`` in its forward may fail on channels-last input: each engine is also
+    offered with the plain layout.
+    """
+    targets = [captured.target for captured, _ in settled]
+
+    def graph(layout: torch.memory_format) -> Engine:
+        pruned = GraphEngine(network, targets)
+        pruned.network.to(memory_format=layout)
+        return pruned
+
+    def hooks() -> Engine:
+        return HookEngine(network, targets, stop_early=True)
+
+    def reference() -> Engine:
+        return HookEngine(network, targets, stop_early=False)
+
+    yield "graph", True, lambda: graph(torch.channels_last)
+    yield "graph", False, lambda: graph(torch.contiguous_format)
+    yield "hooks", False, hooks
+    yield "reference", False, reference
+
+
+def _to_device(
+    inputs: torch.Tensor, device: torch.device, channels_last: bool = False
+) -> torch.Tensor:
+    """Return a copy on the device: a network may write on its input, or return it."""
+    layout = torch.channels_last if channels_last and inputs.ndim == 4 else torch.contiguous_format
+    return inputs.to(device).clone(memory_format=layout)
+
+
+def _to_numpy(batch: torch.Tensor) -> npt.NDArray[Any]:
+    """Return a tensor as a C-contiguous array; bfloat16, which NumPy lacks, as float32."""
+    if batch.dtype == torch.bfloat16:
+        batch = batch.float()
+    return batch.contiguous().cpu().numpy()

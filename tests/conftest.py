@@ -1,0 +1,63 @@
+"""What several tests share: real photographs, ResMem with its real weights, and PyPI's ResMem."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import numpy as np
+import pytest
+
+# One thread for each test process and for what it starts: the tests themselves run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list:
+    """Four RGB photographs of different sizes, from scikit-image and scikit-learn."""
+    from PIL import Image
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    china, flower = load_sample_images().images
+    return [Image.fromarray(a) for a in (data.astronaut(), data.coffee(), china, flower)]
+
+
+@pytest.fixture(scope="session")
+def resmem_model():
+    """Our ResMem with the released weights of the installed distribution."""
+    from resmem_extract import load_model
+
+    return load_model("resmem")
+
+
+@pytest.fixture(scope="session")
+def resmem_paths():
+    """All module paths of ResMem; on the meta device, so without weights."""
+    from resmem_extract import load_model
+
+    return load_model("resmem", pretrained=False).paths
+
+
+@pytest.fixture(scope="session")
+def resmem_oracle():
+    """PyPI's own ResMem with its released weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package calls torchvision in a deprecated way
+        import resmem
+
+        return resmem.ResMem(pretrained=True).eval()
+
+
+@pytest.fixture(scope="session")
+def resmem_pixels(photographs):
+    """The photographs as PyPI's `resmem.transformer` prepares them, `[4, 3, 227, 227]`."""
+    import resmem
+    import torch
+
+    return torch.stack([resmem.transformer(image) for image in photographs])
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
