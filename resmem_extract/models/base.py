@@ -1,0 +1,91 @@
+"""What every source of models hands over: a network and all that belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from ..capture import ModuleInfo, list_modules
+from ..module_path import ModulePaths
+from ..types import Preprocessing
+from ..weights import LocatedWeights, remembered
+from .checkpoint import state_dict_sha256
+
+__all__ = ["Model"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with its weights, its own preprocessing and the names of its modules."""
+
+    name: str
+    """As on the command line, `resmem`."""
+    source: str
+    """Where it comes from, `resmem` or `torchvision`."""
+    network: nn.Module
+    """In evaluation mode."""
+    preprocessing: Preprocessing
+    weights: LocatedWeights | None = None
+    """The checkpoint; None for a network that was filled in some other way."""
+    lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Declared lists of modules, `resnet_layers`."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Declared other names of modules, `memorability`."""
+
+    @cached_property
+    def paths(self) -> ModulePaths:
+        """The names of the network's modules."""
+        return ModulePaths(self.network, lists=self.lists, aliases=self.aliases)
+
+    @cached_property
+    def state_dict_sha256(self) -> str:
+        """Hash of all parameters and buffers; see `checkpoint.state_dict_sha256`.
+
+        For a checkpoint it is remembered beside the hash of the file.
+        """
+
+        def compute() -> str:
+            return state_dict_sha256(self.network.state_dict())
+
+        if self.weights is None:
+            return compute()
+        return remembered(f"state dict of {self.name} from {self.weights.sha256}", compute)
+
+    def list_modules(self, match: str | None = None) -> list[ModuleInfo]:
+        """Return one line for every module, or for those that a path or a glob addresses.
+
+        Raises
+        ------
+        UnknownModuleError
+            If nothing matches.
+        """
+        addresses = self.paths.addresses() if match is None else self.paths.resolve(match)
+        make = self.noise()
+        device = next(self.network.parameters(), torch.empty(0)).device
+        return list_modules(self.network, addresses, lambda n: make(n).to(device))
+
+    def noise(self) -> Callable[[int], torch.Tensor]:
+        """Return a maker of inputs that look like nothing: seeded noise of the right shape.
+
+        Returns
+        -------
+        callable
+            From a number of images to that many inputs; the first ones are always the same.
+        """
+        import numpy as np
+        from PIL import Image
+
+        grey = self.preprocessing.image(Image.new("RGB", (256, 256), (128, 128, 128)))
+
+        def make(n: int) -> torch.Tensor:
+            rng = np.random.default_rng(0)
+            shape = (n, *grey.shape)
+            if grey.dtype == np.uint8:
+                return self.preprocessing.batch(rng.integers(0, 256, shape, dtype=np.uint8))
+            return self.preprocessing.batch(rng.standard_normal(shape, dtype=np.float32))
+
+        return make
