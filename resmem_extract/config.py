@@ -1,0 +1,186 @@
+"""Run configurations: what can be asked for, validated when it is asked.
+
+The same records serve the command line, `rx.extract` and the files in ``configs/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
+
+from .errors import RequestError, nearest
+from .types import Compression, DType, EngineName, IdForm, OnError, Pool, Reduction
+
+__all__ = [
+    "ExtractOptions",
+    "ExtractRun",
+    "Run",
+    "RunOptions",
+    "ScoreRun",
+    "read_config",
+    "validated",
+]
+
+
+class RunOptions(BaseModel):
+    """How images go through a network."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    batch_size: PositiveInt | None = None
+    """Images in one forward pass; this and the next three are chosen from the machine."""
+    streams: PositiveInt | None = None
+    """Batches in the network at the same time."""
+    threads: PositiveInt | None = None
+    """Threads that work on one batch."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`."""
+    engine: EngineName = "auto"
+    """How activations are captured; `reference` is a plain hook on the full network."""
+    workers: NonNegativeInt | None = None
+    """Threads that decode images."""
+    on_error: OnError = "stop"
+    """What to do with an image that cannot be read."""
+    id: IdForm = "path"
+    """Whether an image's id is its path or its file's stem."""
+    exif_orientation: bool = False
+    """Turn photographs upright first; networks were trained without."""
+
+
+class ExtractOptions(RunOptions):
+    """How activations are made and stored."""
+
+    dtype: DType = "float32"
+    """Of the stored activations."""
+    pool: Pool = "none"
+    """Average or maximum over height and width, or over tokens."""
+    flatten: bool = False
+    """Store one vector an image."""
+    compression: Compression = "none"
+    """`bitshuffle-lz4` saves about a fifth and takes several times as long to write."""
+    overwrite: bool = False
+    """Replace an existing file."""
+
+    @property
+    def reduction(self) -> Reduction:
+        """What is done to activations before they are stored."""
+        return Reduction(pool=self.pool, flatten=self.flatten)
+
+
+class _Run(BaseModel):
+    """What every run names: a model, its weights, the images, the result."""
+
+    model: str = "resmem"
+    weights: Path | None = None
+    verify: bool = True
+    """False accepts weights of one's own."""
+    images: Path | None = None
+    """A folder, a list or a CSV; by default the photographs inside scikit-image and -learn."""
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class ExtractRun(_Run, ExtractOptions):
+    """`resmem-extract extract`."""
+
+    command: Literal["extract"]
+    module: Annotated[list[str], Field(min_length=1), BeforeValidator(_listed)]
+    """Module paths; one alone need not be a list."""
+    out: Path
+
+    def options(self) -> dict[str, Any]:
+        """Return the fields of `ExtractOptions`."""
+        return self.model_dump(include=set(ExtractOptions.model_fields))
+
+
+class ScoreRun(_Run, RunOptions):
+    """`resmem-extract score`."""
+
+    command: Literal["score"]
+    out: Path | None = None
+    overwrite: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """Return the fields of `RunOptions`."""
+        return self.model_dump(include=set(RunOptions.model_fields))
+
+
+Run = ExtractRun | ScoreRun
+_RUNS: dict[str, type[ExtractRun] | type[ScoreRun]] = {"extract": ExtractRun, "score": ScoreRun}
+
+
+def read_config(path: Path) -> Run:
+    """Read and validate a run configuration.
+
+    Paths in it are relative to the current folder, as on the command line.
+
+    Raises
+    ------
+    RequestError
+        If the file is missing, is not YAML, or asks for something unknown; one line that names
+        the key.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise RequestError(f"cannot read the configuration {path}: {reason}") from error
+    command = content.get("command") if isinstance(content, dict) else None
+    if not isinstance(command, str) or command not in _RUNS:
+        raise RequestError(
+            f"{path}: expected a key 'command' with one of {', '.join(_RUNS)}, got {command!r}"
+        )
+    run: Run = validated(_RUNS[command], content, str(path))
+    return run
+
+
+def validated(
+    record: type[Any],
+    values: dict[str, Any],
+    where: str,
+    as_typed: Callable[[str], str] = str,
+) -> Any:
+    """Return a record of the given values.
+
+    Parameters
+    ----------
+    record : type
+        A pydantic model.
+    values : dict
+    where : str
+        What the message begins with: the file or function that the values were given to.
+    as_typed : callable, optional
+        From a key to how the user wrote it, such as ``--batch-size``.
+
+    Raises
+    ------
+    RequestError
+        One line that names the first key at fault, what it was given, and what was expected.
+    """
+    try:
+        return record.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        close = nearest(key, list(record.model_fields))
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(record.model_fields)}"
+        raise RequestError(f"{where}: unknown option {key!r}; {hint}")
+    if first["type"] == "missing":
+        raise RequestError(f"{where}: {as_typed(key)!r} is missing")
+    expected = first["msg"].replace("Input should", "should", 1)
+    raise RequestError(f"{where}: {as_typed(key)} {first['input']!r}: {expected}")

@@ -1,0 +1,71 @@
+"""How a run uses the machine: decided once, told, recorded, and the same for all images."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..config import RunOptions
+
+if TYPE_CHECKING:
+    from ..capture import Capture
+
+__all__ = ["Plan", "choose_plan", "choose_workers"]
+
+_MOST_STREAMS = 8  # each holds the activations of a batch
+_MOST_WORKERS = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many images, batches and threads are at work at the same time.
+
+    On a processor, `streams` batches go through the network side by side, each with few threads:
+    cores that work on different batches never wait for one another, as they do within each layer
+    of one batch. `benchmarks/threads.py` shows what that gives.
+    """
+
+    batch_size: int
+    """Images in one forward pass; batches are cut at multiples of it, whatever is skipped."""
+    streams: int
+    """Batches in the network at the same time."""
+    threads: int
+    """Threads that work on one batch."""
+    workers: int
+    """Threads that decode images."""
+
+    def __str__(self) -> str:
+        return (
+            f"batches of {self.batch_size}, {self.streams} at a time, {self.threads} "
+            f"thread{'s'[: self.threads > 1]} each; {self.workers} "
+            f"thread{'s'[: self.workers > 1]} decoding"
+        )
+
+
+def choose_plan(capture: Capture, asked: RunOptions) -> Plan:
+    """Choose from the machine what the user left open."""
+    available = _cores()
+    on_cpu = capture.device.type == "cpu"
+    streams = asked.streams or (min(available, _MOST_STREAMS) if on_cpu else 1)
+    if not capture.concurrent:
+        streams = 1
+    return Plan(
+        batch_size=asked.batch_size or ((8 if streams > 1 else 16) if on_cpu else 64),
+        streams=streams,
+        threads=asked.threads or max(1, available // streams),
+        workers=choose_workers(asked) if on_cpu or asked.workers is not None else available,
+    )
+
+
+def choose_workers(asked: RunOptions) -> int:
+    """Return how many threads decode: half the cores by default, as the network needs them more."""
+    if asked.workers is not None:
+        return asked.workers
+    return max(1, min(_MOST_WORKERS, _cores() // 2))
+
+
+def _cores() -> int:
+    """Return the number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,0 +1,57 @@
+"""What is recorded of a run, so that its numbers can be made again."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import RunOptions
+from ..images import StimulusSet
+from .plan import Plan
+
+if TYPE_CHECKING:
+    from ..capture import Capture
+    from ..models.base import Model
+
+__all__ = ["now", "provenance"]
+
+
+def provenance(
+    model: Model, capture: Capture, stimuli: StimulusSet, plan: Plan, asked: RunOptions
+) -> dict[str, Any]:
+    """Return the provenance of a run that begins now, as JSON values."""
+    return {
+        "model": model.name,
+        "source": model.source,
+        "weights_file_sha256": model.weights.sha256 if model.weights else None,
+        "state_dict_sha256": model.state_dict_sha256,
+        "preprocessing": model.preprocessing.describe(),
+        "exif_orientation": asked.exif_orientation,
+        "precision": "float32",
+        "engine": capture.engine,
+        "channels_last": capture.channels_last,
+        **asdict(plan),
+        "device": str(capture.device),
+        "packages": _packages(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "image_root": stimuli.root,
+        "started": now(),
+    }
+
+
+def _packages() -> dict[str, str]:
+    """Return the versions of all that has a part in the numbers."""
+    names = ("resmem-extract", "torch", "numpy", "pillow", "h5py")
+    versions = {name: metadata.version(name) for name in names}
+    return {"python": platform.python_version(), **versions}
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
