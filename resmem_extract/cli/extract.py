@@ -1,0 +1,200 @@
+"""``extract``: activations of modules for images, into HDF5."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import (
+    FLAG,
+    BatchSizeOption,
+    DeviceOption,
+    EngineOption,
+    ExifOption,
+    IdOption,
+    ImagesOption,
+    JsonOption,
+    ModelOption,
+    OnErrorOption,
+    OverwriteOption,
+    QuietOption,
+    StreamsOption,
+    ThreadsOption,
+    UnverifiedOption,
+    WeightsOption,
+    WorkersOption,
+    as_option,
+)
+from .terminal import notes, print_json, progress_bar, results
+
+if TYPE_CHECKING:
+    from ..config import ExtractRun
+    from ..pipeline import ExtractSummary
+
+__all__ = ["extract_command", "run_extract"]
+
+_STORE = "What is stored"
+
+
+def extract_command(
+    module: Annotated[
+        list[str],
+        typer.Option(
+            "--module",
+            metavar="PATH",
+            help="Module: features.layer2.4, features.5.4, resnet_layers[24], a glob; repeatable.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")],
+    model: ModelOption = "resmem",
+    images: ImagesOption = None,
+    dtype: Annotated[
+        str,
+        typer.Option("--dtype", metavar="TYPE", help="float32 or float16.", rich_help_panel=_STORE),
+    ] = "float32",
+    pool: Annotated[
+        str,
+        typer.Option(
+            "--pool",
+            metavar="HOW",
+            help="none, avg or max over height and width, or over tokens.",
+            rich_help_panel=_STORE,
+        ),
+    ] = "none",
+    flatten: Annotated[
+        bool,
+        typer.Option(
+            "--flatten", metavar=FLAG, help="One vector an image.", rich_help_panel=_STORE
+        ),
+    ] = False,
+    compression: Annotated[
+        str,
+        typer.Option(
+            "--compression",
+            metavar="HOW",
+            help="none, or bitshuffle-lz4: a fifth smaller, several times slower.",
+            rich_help_panel=_STORE,
+        ),
+    ] = "none",
+    batch_size: BatchSizeOption = None,
+    streams: StreamsOption = None,
+    threads: ThreadsOption = None,
+    workers: WorkersOption = None,
+    device: DeviceOption = "auto",
+    engine: EngineOption = "auto",
+    on_error: OnErrorOption = "stop",
+    id_form: IdOption = "path",
+    exif_orientation: ExifOption = False,
+    weights: WeightsOption = None,
+    unverified: UnverifiedOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Store the activations of any modules of a network for your images in one HDF5 file.
+
+    Example: extract --model resmem --module features.5.4 --images photos/ --out activations.h5
+    """
+    from ..config import ExtractRun, validated
+
+    asked: dict[str, Any] = {
+        "command": "extract",
+        "model": model,
+        "weights": weights,
+        "verify": not unverified,
+        "module": module,
+        "images": images,
+        "out": out,
+        "dtype": dtype,
+        "pool": pool,
+        "flatten": flatten,
+        "compression": compression,
+        "batch_size": batch_size,
+        "streams": streams,
+        "threads": threads,
+        "device": device,
+        "engine": engine,
+        "workers": workers,
+        "on_error": on_error,
+        "id": id_form,
+        "exif_orientation": exif_orientation,
+        "overwrite": overwrite,
+    }
+    run_extract(validated(ExtractRun, asked, "extract", as_option), as_json=as_json, quiet=quiet)
+
+
+def run_extract(run: ExtractRun, *, as_json: bool, quiet: bool) -> None:
+    """Do what a validated run asks, and print the summary."""
+    from ..pipeline import extract
+
+    with progress_bar("extracting", quiet) as progress:
+        summary = extract(
+            run.model,
+            run.module,
+            run.images,
+            out=run.out,
+            weights=run.weights,
+            verify=run.verify,
+            progress=progress,
+            tell=notes(quiet),
+            **run.options(),
+        )
+    if as_json:
+        print_json(_as_json(summary))
+    elif not quiet:
+        _print(summary)
+
+
+def _as_json(summary: ExtractSummary) -> dict[str, Any]:
+    return {
+        "file": str(summary.out),
+        "already_complete": summary.already_complete,
+        "model": summary.model,
+        "images": summary.images,
+        "modules": [
+            {
+                "path": spec.path,
+                "requested": spec.requested,
+                "shape": [summary.images, *spec.shape],
+                "dtype": spec.dtype,
+                "bytes": summary.images * spec.nbytes_per_image,
+            }
+            for spec in summary.modules
+        ],
+        "skipped": [{"id": i, "reason": reason} for i, reason in summary.skipped],
+        "bytes": summary.bytes,
+        "seconds": round(summary.seconds, 3),
+        "images_per_second": round(summary.images_per_second, 2),
+        "engine": summary.engine,
+        "device": summary.device,
+    }
+
+
+def _print(summary: ExtractSummary) -> None:
+    from ..store import format_bytes
+    from .tables import print_table
+
+    if summary.already_complete:
+        results.print(f"{summary.out} is already complete", markup=False)
+    else:
+        results.print(
+            f"{summary.out}: {summary.images} images, {format_bytes(summary.bytes)}, "
+            f"{summary.images_per_second:.1f} images/s ({summary.model}, {summary.engine} engine, "
+            f"{summary.device})",
+            markup=False,
+        )
+    rows = [
+        (
+            spec.path,
+            spec.requested if spec.requested != spec.path else "",
+            f"[{', '.join(map(str, (summary.images, *spec.shape)))}]",
+            spec.dtype,
+            format_bytes(summary.images * spec.nbytes_per_image),
+        )
+        for spec in summary.modules
+    ]
+    print_table(("module", "requested", "shape", "dtype", "size"), rows)
+    for image_id, reason in summary.skipped:
+        results.print(f"skipped {image_id}: {reason}", markup=False)

@@ -1,0 +1,153 @@
+"""Options that several commands share, each with its help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "FLAG",
+    "BatchSizeOption",
+    "DeviceOption",
+    "EngineOption",
+    "ExifOption",
+    "IdOption",
+    "ImagesOption",
+    "JsonOption",
+    "ModelOption",
+    "OnErrorOption",
+    "OverwriteOption",
+    "QuietOption",
+    "StreamsOption",
+    "ThreadsOption",
+    "UnverifiedOption",
+    "WeightsOption",
+    "WorkersOption",
+    "as_option",
+]
+
+_RUN = "How images go through the network"
+FLAG = ""
+"""Metavar of an option without a value; typer would print its type."""
+
+
+def as_option(key: str) -> str:
+    """Return how a key of a configuration is typed: ``batch_size`` is ``--batch-size``."""
+    return "--" + key.replace("_", "-")
+
+
+ModelOption = Annotated[
+    str, typer.Option("--model", metavar="NAME", help="Network; `resmem-extract models` lists all.")
+]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        metavar="PATH",
+        help="A folder, a text list of paths, a CSV with a column 'path', or an image. "
+        "Default: the photographs inside scikit-image and scikit-learn.",
+    ),
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option("--weights", metavar="FILE", help="Checkpoint to use; default: the released one."),
+]
+UnverifiedOption = Annotated[
+    bool,
+    typer.Option(
+        "--unverified",
+        metavar=FLAG,
+        help="Accept --weights of your own, which have another SHA-256.",
+    ),
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", metavar=FLAG, help="Replace an existing --out.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print the result as JSON.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", metavar=FLAG, help="Print nothing but errors.")
+]
+
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        help="Images in one pass; this and the next three are chosen from the machine.",
+        rich_help_panel=_RUN,
+    ),
+]
+StreamsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--streams",
+        metavar="N",
+        help="Batches in the network at the same time.",
+        rich_help_panel=_RUN,
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        help="Threads that work on one batch.",
+        rich_help_panel=_RUN,
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda:N or mps.",
+        rich_help_panel=_RUN,
+    ),
+]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help="auto, graph (pruned), hooks (early stop) or reference (plain hooks, full network).",
+        rich_help_panel=_RUN,
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        help="Threads that decode images.",
+        rich_help_panel=_RUN,
+    ),
+]
+OnErrorOption = Annotated[
+    str,
+    typer.Option(
+        "--on-error",
+        metavar="WHAT",
+        help="stop, or skip: leave images that cannot be read out, and list them.",
+        rich_help_panel=_RUN,
+    ),
+]
+IdOption = Annotated[
+    str,
+    typer.Option(
+        "--id",
+        metavar="FORM",
+        help="path, or stem: an image's id without folder and extension.",
+        rich_help_panel=_RUN,
+    ),
+]
+ExifOption = Annotated[
+    bool,
+    typer.Option(
+        "--exif-orientation",
+        metavar=FLAG,
+        help="Turn photographs upright first; networks were trained without.",
+        rich_help_panel=_RUN,
+    ),
+]

@@ -1,0 +1,119 @@
+"""``score``: predicted memorability of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import (
+    BatchSizeOption,
+    DeviceOption,
+    EngineOption,
+    ExifOption,
+    IdOption,
+    ImagesOption,
+    JsonOption,
+    ModelOption,
+    OnErrorOption,
+    OverwriteOption,
+    QuietOption,
+    StreamsOption,
+    ThreadsOption,
+    UnverifiedOption,
+    WeightsOption,
+    WorkersOption,
+    as_option,
+)
+from .terminal import notes, print_json, progress_bar, results
+
+if TYPE_CHECKING:
+    from ..config import ScoreRun
+
+__all__ = ["run_score", "score_command"]
+
+
+def score_command(
+    model: ModelOption = "resmem",
+    images: ImagesOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="CSV to write; default: print it. Provenance: FILE.json."
+        ),
+    ] = None,
+    batch_size: BatchSizeOption = None,
+    streams: StreamsOption = None,
+    threads: ThreadsOption = None,
+    workers: WorkersOption = None,
+    device: DeviceOption = "auto",
+    engine: EngineOption = "auto",
+    on_error: OnErrorOption = "stop",
+    id_form: IdOption = "path",
+    exif_orientation: ExifOption = False,
+    weights: WeightsOption = None,
+    unverified: UnverifiedOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Predict how memorable images are: a table image_id,memorability.
+
+    Example: resmem-extract score --model resmem --images photos/ --out scores.csv
+    """
+    from ..config import ScoreRun, validated
+
+    asked: dict[str, Any] = {
+        "command": "score",
+        "model": model,
+        "weights": weights,
+        "verify": not unverified,
+        "images": images,
+        "out": out,
+        "batch_size": batch_size,
+        "streams": streams,
+        "threads": threads,
+        "device": device,
+        "engine": engine,
+        "workers": workers,
+        "on_error": on_error,
+        "id": id_form,
+        "exif_orientation": exif_orientation,
+        "overwrite": overwrite,
+    }
+    run_score(validated(ScoreRun, asked, "score", as_option), as_json=as_json, quiet=quiet)
+
+
+def run_score(run: ScoreRun, *, as_json: bool, quiet: bool) -> None:
+    """Do what a validated run asks, and print the table or the summary."""
+    from ..pipeline import score
+
+    with progress_bar("scoring", quiet) as progress:
+        scores = score(
+            run.model,
+            run.images,
+            out=run.out,
+            overwrite=run.overwrite,
+            weights=run.weights,
+            verify=run.verify,
+            progress=progress,
+            tell=notes(quiet),
+            **run.options(),
+        )
+    if as_json:
+        pairs = zip(scores.image_ids, scores.memorability, strict=True)
+        print_json([{"image_id": i, "memorability": value} for i, value in pairs])
+    elif run.out is None:
+        typer.echo(scores.to_csv(), nl=False)
+    elif scores.already_complete and not quiet:
+        results.print(f"{run.out} is already complete", markup=False)
+    elif not quiet:
+        values = scores.memorability
+        results.print(
+            f"{run.out}: {len(values)} images, memorability {min(values):.3f} to "
+            f"{max(values):.3f}, {len(values) / scores.seconds:.1f} images/s",
+            markup=False,
+        )
+    for image_id, reason in scores.skipped:
+        notes(quiet)(f"skipped {image_id}: {reason}")

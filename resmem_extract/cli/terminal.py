@@ -1,0 +1,131 @@
+"""What a person sees: errors, notes and progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from ..errors import ResmemExtractError
+
+__all__ = ["INTERRUPTED", "notes", "print_json", "progress_bar", "results", "run_app"]
+
+INTERRUPTED = 130
+_ClickException: type[Exception] = typer.BadParameter.__mro__[2]  # click's own, or typer's copy
+_LOG_EVERY = 60.0
+"""Seconds between lines of progress where stderr is a file."""
+
+results = Console(soft_wrap=True, highlight=False)
+_stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def notes(quiet: bool) -> Callable[[str], None]:
+    """Return a function that tells the user one line, or nobody."""
+    return (lambda _line: None) if quiet else (lambda line: _stderr.print(escape(line)))
+
+
+def print_json(value: Any) -> None:
+    """Print a result for programs."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def progress_bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Give a function to be told of progress: a bar in a terminal, now and then a line in a log."""
+    if quiet:
+        yield None
+    elif not _stderr.is_terminal:
+        yield _Log(what)
+    else:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        with Progress(*columns, console=_stderr, transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _Rate(ProgressColumn):
+    """Images per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} images/s", style="progress.data.speed")
+
+
+class _Log:
+    """Lines of progress for a log file, seldom enough for a night's run."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last < _LOG_EVERY:
+            return
+        self._last = now
+        rate = done / (now - self._start)
+        left = (total - done) / rate / 60
+        notes(False)(f"{self._what} {done}/{total}, {rate:.1f} images/s, {left:.0f} min left")
+
+
+def run_app(app: typer.Typer, name: str) -> None:
+    """Run a command line: foreseen problems are one line and an honest exit code."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = app(prog_name=name, standalone_mode=False)
+        if code == INTERRUPTED:  # typer makes this of Ctrl-C; others raise it
+            raise KeyboardInterrupt
+    except ResmemExtractError as error:
+        code = _fail(str(error), error.exit_code)
+    except _ClickException as error:
+        code = 2
+        if type(error).__name__ != "NoArgsIsHelpError":  # for that one, help was shown
+            _fail(_usage(error, name), code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _fail("interrupted; nothing was written, run the same command again", INTERRUPTED)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> int:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _usage(error: Exception, name: str) -> str:
+    """Return what is wrong with the command line, and where its help is."""
+    context: Any = getattr(error, "ctx", None)
+    command = context.command_path if context else name
+    message: str = error.format_message() if hasattr(error, "format_message") else str(error)
+    return f"{message.rstrip('.')}; see: {command} --help"

@@ -1,0 +1,100 @@
+"""Help and documents: every command has an example, every option a line, and nothing is made up."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+from commands import draw
+
+from resmem_extract import cli
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = typer.main.get_command(cli.app)
+COMMANDS = dict(sorted(PROGRAM.commands.items()))
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def lines_of_commands(document: Path) -> list[str]:
+    """Return what a document tells users to type: indented lines and code in tables and text."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    candidates = re.findall(r"^    (.+)$", text, re.MULTILINE) + re.findall(r"`([^`\n]+)`", text)
+    found = [line.split("#")[0].strip() for line in candidates]
+    return [line for line in found if re.match(r"(resmem-extract|extract) \S", line)]
+
+
+def options(name: str) -> set[str]:
+    return {opt for parameter in COMMANDS[name].params for opt in parameter.opts} | {"--help", "-h"}
+
+
+def test_all_commands_are_there():
+    assert {"extract", "info", "models", "modules", "run", "score"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_with_an_example_and_describes_every_option(name, call):
+    shown = call(name, "--help")
+    assert shown.code == 0
+    example = re.search(r"Example: (.*)", COMMANDS[name].help or "")
+    assert example is not None
+    words = [word for word in shlex.split(example[1]) if word != "resmem-extract"]
+    assert words[0] == name
+    assert "Example: " in shown.out
+    for parameter in COMMANDS[name].params:
+        assert parameter.help, parameter.name
+        for opt in parameter.opts:
+            if opt.startswith("-"):
+                assert opt in shown.out
+    assert not re.search(r"^\W*--(?!help).*<\w+>", shown.out, re.MULTILINE)  # typer's own metavars
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_parse(name):
+    example = re.search(r"Example: (.*)", COMMANDS[name].help or "")
+    words = [word for word in shlex.split(example[1]) if word != "resmem-extract"]
+    COMMANDS[name].make_context(name, words[1:])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_in_documents_parse(document):
+    for line in lines_of_commands(document):
+        words = shlex.split(re.sub(r"[\[\]](?=--| |$)", "", line))
+        words = words[words[0] == "resmem-extract" :]
+        if words[0].startswith("-") or words == ["extract"]:  # --version; the bare name
+            continue
+        assert words[0] in COMMANDS, line
+        if "\N{HORIZONTAL ELLIPSIS}" not in line and "..." not in line:
+            COMMANDS[words[0]].make_context(words[0], words[1:])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_options_in_documents_exist(document):
+    every = set().union(*map(options, COMMANDS)) | {"--version"}
+    text = document.read_text()
+    elsewhere = {"--cache", "--force-reinstall", "--no-deps"}  # get_weights.sh, pip
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= every | elsewhere
+
+
+def test_readme_code_runs(tmp_path, monkeypatch):
+    for seed, name in enumerate(("x.jpg", "y.jpg")):
+        draw(tmp_path / "photos" / name, seed)
+    monkeypatch.chdir(tmp_path)
+    found = blocks(ROOT / "README.md", "python")
+    assert found
+    scope: dict[str, object] = {}
+    for block in found:
+        exec(compile(block, "README.md", "exec"), scope)
+    assert scope["rows"].shape == (2, 512, 29, 29)
+    assert scope["ids"].tolist() == ["x.jpg", "y.jpg"]
+    scope = {}
+    (block,) = blocks(ROOT / "docs" / "store.md", "python")
+    exec(compile(block, "store.md", "exec"), scope)
+    assert scope["rows"].shape == (2, 512, 29, 29)
+    assert list(scope["ids"]) == ["x.jpg", "y.jpg"]

@@ -1,0 +1,70 @@
+"""What answers at once imports neither torch nor torchvision."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resmem_extract.store import StoreWriter
+from resmem_extract.types import ActivationSpec
+
+HEAVY = ("torch", "torchvision", "sklearn", "skimage", "resmem", "scipy")
+RUNNER = """
+import json, sys
+sys.path.insert(0, {root!r})
+from resmem_extract import cli
+sys.argv = {arguments!r}
+try:
+    cli.{main}()
+except SystemExit as ended:
+    print(json.dumps([ended.code, [name for name in {heavy!r} if name in sys.modules]]))
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    spec = ActivationSpec("conv1", "conv1", (2,), ("image", "unit"))
+    with StoreWriter(tmp_path / "f.h5", [spec], 1) as writer:
+        writer.append(["a"], ["0" * 64], {"conv1": np.zeros((1, 2), np.float32)})
+        writer.finish(provenance={"model": "resmem"})
+    return tmp_path / "f.h5"
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        ("extract", ["--help"]),
+        ("extract", ["--module", "conv1"]),  # a usage error
+        ("resmem-extract", ["--version"]),
+        ("resmem-extract", ["--help"]),
+        ("resmem-extract", ["models"]),
+        ("resmem-extract", ["models", "--json"]),
+        ("resmem-extract", ["info", "FILE"]),
+        ("resmem-extract", ["score", "--batch-size", "0"]),
+    ],
+)
+def test_no_network_library_is_imported(store, program, arguments):
+    code = RUNNER.format(
+        root=str(Path(__file__).parents[1]),
+        arguments=[program, *(str(store) if a == "FILE" else a for a in arguments)],
+        main="extract_main" if program == "extract" else "main",
+        heavy=HEAVY,
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    expected = 2 if arguments[0] in ("--module", "score") else 0
+    assert json.loads(done.stdout.splitlines()[-1]) == [expected, []]
+
+
+def test_importing_the_package_costs_nothing():
+    names = (*HEAVY, "numpy", "h5py")
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        f"import resmem_extract; print([n for n in {names!r} if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
