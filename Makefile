@@ -23,7 +23,7 @@ demo: $(VENV)/.samples ## setup, get ResMem's weights, write activations.h5 of r
 	$(BIN)/extract --model resmem --module features.5.4 $(if $(IMAGES),--images "$(IMAGES)") --out "$(OUT)"
 
 test: lint ## create .venv, install the package for development, run all checks and tests
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## ruff and mypy alone
 	$(BIN)/ruff check .

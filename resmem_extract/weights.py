@@ -241,7 +241,10 @@ def _checked(record: WeightsFile, path: Path, origin: Origin, verify: bool) -> L
     named_by_user = origin in ("explicit", "environment")
     if found != record.sha256 and (verify or not named_by_user):
         if named_by_user:
-            remedy = f"if these are weights of your own, pass verify=False (--unverified); else {record.hint}"
+            remedy = (
+                "if these are weights of your own, pass verify=False (--unverified); "
+                f"else {record.hint}"
+            )
         elif origin == "cache":
             remedy = f"delete it, then {record.hint}"
         else:

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..types import ActivationSpec
+from .handle import Handle
+from .index import ImageIndex
+from .schema import object_name
 from .selection import read
 
 if TYPE_CHECKING:
     import h5py
-
-    from .reader import Store
 
 __all__ = ["FeatureArray"]
 
@@ -26,14 +27,14 @@ class FeatureArray:
     pickled and used after a fork: the file is opened in each process.
     """
 
-    def __init__(self, store: Store, spec: ActivationSpec, name: str) -> None:
-        self._store = store
-        self._name = name
+    def __init__(self, handle: Handle, images: ImageIndex, spec: ActivationSpec) -> None:
+        self._handle = handle
+        self._images = images
         self.spec = spec
 
     @property
     def _dataset(self) -> h5py.Dataset:
-        return self._store.handle.dataset(self._name)
+        return self._handle.dataset(f"/features/{object_name(self.spec.path)}")
 
     @property
     def module(self) -> str:
@@ -48,7 +49,7 @@ class FeatureArray:
     @property
     def shape(self) -> tuple[int, ...]:
         """Images first."""
-        return (len(self._store), *self.spec.shape)
+        return (len(self._images), *self.spec.shape)
 
     @property
     def ndim(self) -> int:
@@ -76,7 +77,7 @@ class FeatureArray:
         return tuple(self._dataset.chunks)
 
     def __len__(self) -> int:
-        return len(self._store)
+        return len(self._images)
 
     def __getitem__(self, key: Any) -> Any:
         return read(self._dataset, key)
@@ -101,7 +102,7 @@ class FeatureArray:
         RequestError
             If the store has no image of some id.
         """
-        indices = np.array([self._store.row_of(image_id) for image_id in ids], dtype=np.intp)
+        indices = np.array([self._images.row_of(image_id) for image_id in ids], dtype=np.intp)
         block: npt.NDArray[Any] = self[indices]
         return block
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .reader import Store
+from .arrays import FeatureArray
+from .index import ImageIndex
 
 __all__ = ["StoreDataset"]
 
@@ -21,32 +21,27 @@ class StoreDataset:
 
     Parameters
     ----------
-    store : Store
-    modules : str, sequence of str or None
-        Paths in any form; None for all modules.
+    images : ImageIndex
+    features : FeatureArray or sequence of FeatureArray
+        One, or several of the same store.
     transform : callable, optional
         Applied to the features of each sample; must be picklable for spawned workers.
 
-    Raises
-    ------
-    UnknownModuleError
-        If the store has no such module.
     """
 
     def __init__(
         self,
-        store: Store,
-        modules: str | Sequence[str] | None = None,
+        images: ImageIndex,
+        features: FeatureArray | Sequence[FeatureArray],
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
-        names = store.modules if modules is None else modules
-        self._single = isinstance(names, str)
-        self._arrays = [store[name] for name in ([names] if isinstance(names, str) else names)]
-        self._store = store
+        self._single = isinstance(features, FeatureArray)
+        self._arrays = [features] if isinstance(features, FeatureArray) else list(features)
+        self._images = images
         self._transform = transform
 
     def __len__(self) -> int:
-        return len(self._store)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> tuple[Any, str]:
         return self.__getitems__([index])[0]
@@ -55,7 +50,7 @@ class StoreDataset:
         """Return several samples, read together; DataLoader calls this with a batch's indices."""
         rows = np.asarray(indices, dtype=np.intp)
         blocks = {array.module: array[rows] for array in self._arrays}
-        ids = self._store.image_ids[rows]
+        ids = self._images.ids[rows]
         return [
             (self._features({path: block[i] for path, block in blocks.items()}), str(ids[i]))
             for i in range(len(rows))

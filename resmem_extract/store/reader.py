@@ -14,12 +14,13 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError, UnknownModuleError
+from ..errors import UnknownModuleError
 from ..path_grammar import glob_pattern, same_module, split_suffix
 from ..types import ActivationSpec
 from .arrays import FeatureArray
 from .dataset import StoreDataset
 from .handle import Handle
+from .index import ImageIndex
 from .schema import decode_strings, object_name, provenance_of, read_specs
 
 __all__ = ["Store", "open_store"]
@@ -65,6 +66,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.handle = Handle(path)
+        self.images = ImageIndex(self.handle)
 
     def __enter__(self) -> Store:
         return self
@@ -82,7 +84,7 @@ class Store:
         self.handle.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "handle": self.handle}
+        return {"path": self.path, "handle": self.handle, "images": self.images}
 
     def __repr__(self) -> str:
         return f"<Store {str(self.path)!r}>"
@@ -110,7 +112,7 @@ class Store:
         path = self._find(module)
         if path is None:
             raise UnknownModuleError(self._unknown(module))
-        return FeatureArray(self, self.specs[path], f"/features/{object_name(path)}")
+        return FeatureArray(self.handle, self.images, self.specs[path])
 
     def __contains__(self, module: object) -> bool:
         return isinstance(module, str) and self._find(module) is not None
@@ -163,16 +165,12 @@ class Store:
     # Images
 
     def __len__(self) -> int:
-        return self._n_images
+        return len(self.images)
 
-    @cached_property
-    def _n_images(self) -> int:
-        return int(self.handle.file["images/id"].shape[0])
-
-    @cached_property
+    @property
     def image_ids(self) -> npt.NDArray[np.str_]:
         """Ids of the images, `[N]`, in the order of the rows."""
-        return decode_strings(self.handle.file["images/id"][()])
+        return self.images.ids
 
     @cached_property
     def sha256(self) -> npt.NDArray[np.str_]:
@@ -184,10 +182,6 @@ class Store:
         """Further columns of the images, each `[N]`, read when it is asked for."""
         return _Columns(self.handle)
 
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {image_id: row for row, image_id in enumerate(self.image_ids.tolist())}
-
     def row_of(self, image_id: str) -> int:
         """Return the row of an image.
 
@@ -196,12 +190,7 @@ class Store:
         RequestError
             If there is no such image.
         """
-        row = self._rows.get(image_id)
-        if row is None:
-            near = difflib.get_close_matches(image_id, self.image_ids[:10_000].tolist(), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "see image_ids of the store"
-            raise RequestError(f"{self.path} has no image {image_id!r}; {hint}")
-        return row
+        return self.images.row_of(image_id)
 
     @property
     def skipped(self) -> tuple[tuple[str, str], ...]:
@@ -225,7 +214,10 @@ class Store:
         transform: Callable[[Any], Any] | None = None,
     ) -> StoreDataset:
         """Return a map-style data set for torch's DataLoader; see `StoreDataset`."""
-        return StoreDataset(self, modules, transform)
+        names = self.modules if modules is None else modules
+        if isinstance(names, str):
+            return StoreDataset(self.images, self[names], transform)
+        return StoreDataset(self.images, [self[name] for name in names], transform)
 
     def describe(self) -> dict[str, Any]:
         """Return what `resmem-extract info` shows, as JSON values."""

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import secrets
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -89,6 +90,8 @@ class StoreWriter:
         self._streams: dict[str, _FeatureStream] = {}
         self._scratch = _Scratch()
         self._partial = _temporary_name(self.path)
+        # Also when Ctrl-C comes between making the file and entering the block that discards it.
+        self._remove_partial = weakref.finalize(self, _remove, self._partial)
 
     @property
     def n_written(self) -> int:
@@ -252,7 +255,7 @@ class StoreWriter:
         if file is not None:
             with suppress(OSError, RuntimeError, ValueError):
                 file.close()
-        self._partial.unlink(missing_ok=True)
+        self._remove_partial()
 
     @contextmanager
     def _working(self) -> Iterator[None]:
@@ -380,6 +383,11 @@ def _grid(shape: tuple[int, ...], chunk: tuple[int, ...]) -> Iterator[tuple[slic
 def _temporary_name(path: Path) -> Path:
     """Return a new hidden name beside `path`; what killed runs left behind never has it."""
     return path.with_name(f".{path.name[:50]}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

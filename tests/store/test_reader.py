@@ -246,7 +246,7 @@ def test_pickle(store, arrays):
 
 
 def read_row(array, row, queue):
-    queue.put((array[row], array._store.handle._pid))
+    queue.put((array[row], array._handle._pid))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
