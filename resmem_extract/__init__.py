@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .images import StimulusSet, find_images, sample_photographs
     from .models import MODELS, load_model
     from .models.base import Model
-    from .pipeline import ExtractSummary, Scores, extract, score
+    from .pipeline import ExtractSummary, Scores, extract, extract_many, score
     from .store import Store, open_store
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Store",
     "__version__",
     "extract",
+    "extract_many",
     "find_images",
     "load_model",
     "open_store",
@@ -44,6 +45,7 @@ _HOME = {
     "StimulusSet": "images",
     "Store": "store",
     "extract": "pipeline",
+    "extract_many": "pipeline",
     "find_images": "images",
     "load_model": "models",
     "open_store": "store",

@@ -21,7 +21,17 @@ from pydantic import (
 )
 
 from .errors import RequestError, nearest
-from .types import Compression, DType, EngineName, IdForm, OnError, Pool, Reduction
+from .types import (
+    CompileChoice,
+    Compression,
+    DType,
+    EngineName,
+    IdForm,
+    OnError,
+    Pool,
+    Precision,
+    Reduction,
+)
 
 __all__ = [
     "ExtractOptions",
@@ -49,6 +59,10 @@ class RunOptions(BaseModel):
     """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`."""
     engine: EngineName = "auto"
     """How activations are captured; `reference` is a plain hook on the full network."""
+    precision: Precision = "float32"
+    """Of the arithmetic; `tf32` is of CUDA devices. What is stored has `dtype`."""
+    compile: CompileChoice = "auto"
+    """Compile the network first: `auto` where it saves more time than it takes."""
     workers: NonNegativeInt | None = None
     """Threads that decode images."""
     on_error: OnError = "stop"
@@ -80,9 +94,8 @@ class ExtractOptions(RunOptions):
 
 
 class _Run(BaseModel):
-    """What every run names: a model, its weights, the images, the result."""
+    """What every run names: weights, images."""
 
-    model: str = "resmem"
     weights: Path | None = None
     verify: bool = True
     """False accepts weights of one's own."""
@@ -94,11 +107,16 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+_Names = Annotated[list[str], Field(min_length=1), BeforeValidator(_listed)]
+
+
 class ExtractRun(_Run, ExtractOptions):
     """`resmem-extract extract`."""
 
     command: Literal["extract"]
-    module: Annotated[list[str], Field(min_length=1), BeforeValidator(_listed)]
+    model: _Names = ["resmem"]
+    """Several networks share the decoding; `out` is a folder then."""
+    module: _Names
     """Module paths; one alone need not be a list."""
     out: Path
 
@@ -111,6 +129,7 @@ class ScoreRun(_Run, RunOptions):
     """`resmem-extract score`."""
 
     command: Literal["score"]
+    model: str = "resmem"
     out: Path | None = None
     overwrite: bool = False
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps
 
 from resmem_extract.errors import ImageError
@@ -68,7 +67,7 @@ class LoadedImage:
     id: str
     sha256: str
     """Of the file's bytes, in hexadecimal digits."""
-    pixels: npt.NDArray[Any]
+    pixels: Any
     """What `prepare` returned."""
 
 
@@ -132,7 +131,7 @@ def decode(data: bytes, *, exif_orientation: bool = False, image_id: str = "imag
 
 def load_images(
     stimuli: IdentifiedFiles,
-    prepare: Callable[[Image.Image], npt.NDArray[Any]],
+    prepare: Callable[[Image.Image], Any],
     *,
     workers: int,
     ahead: int | None = None,
@@ -151,7 +150,8 @@ def load_images(
     stimuli : IdentifiedFiles
         The images, such as a `StimulusSet`.
     prepare : callable
-        From one RGB photograph to an array; called in the workers. What it raises is passed on.
+        From one RGB photograph to an array, or to what else it is to become; called in the
+        workers. What it raises is passed on.
     workers : int
         Number of threads; with 0, images are decoded in the caller's thread, one at a time.
     ahead : int, optional

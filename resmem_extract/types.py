@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 __all__ = [
     "NO_REDUCTION",
     "ActivationSpec",
+    "CompileChoice",
     "Compression",
     "DType",
     "EngineName",
     "IdForm",
     "OnError",
     "Pool",
+    "Precision",
     "Preprocessing",
     "Progress",
     "Reduction",
@@ -31,6 +33,8 @@ Compression = Literal["none", "bitshuffle-lz4"]
 EngineName = Literal["auto", "graph", "hooks", "reference"]
 IdForm = Literal["path", "stem"]
 OnError = Literal["stop", "skip"]
+CompileChoice = Literal["auto", "on", "off"]
+Precision = Literal["float32", "bfloat16", "float16", "tf32"]
 Progress = Callable[[int, int], None]
 """Told, after each batch, how many images are done and how many there are."""
 DType = Literal["float32", "float16"]

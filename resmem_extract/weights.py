@@ -9,36 +9,31 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import json
 import os
 import stat
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from resmem_extract.errors import WeightsError
+from .cache import cache_dir, expanded, remembered
+from .errors import WeightsError
 
 __all__ = [
     "LocatedWeights",
     "Origin",
     "WeightsFile",
-    "cache_dir",
     "file_sha256",
     "find",
-    "remembered",
 ]
 
-CACHE_VARIABLE = "RESMEM_EXTRACT_CACHE"
 WEIGHTS_VARIABLE = "RESMEM_EXTRACT_WEIGHTS"
 
 Origin = Literal["explicit", "environment", "cache", "distribution"]
 
 _BLOCK = 1 << 20
 _SHORT = 12
-_REMEMBER_AT_MOST = 1000
 
 
 @dataclass(frozen=True)
@@ -80,22 +75,6 @@ class LocatedWeights:
     """Of its bytes, whether or not they had to be the released ones."""
     origin: Origin
     """Which of the places of `find` it was found in."""
-
-
-def cache_dir() -> Path:
-    """Return the user cache of this package; it need not exist.
-
-    ``$RESMEM_EXTRACT_CACHE``, else ``$XDG_CACHE_HOME/resmem_extract``, else
-    ``~/.cache/resmem_extract``. `get_weights.sh` follows the same rule.
-
-    Raises
-    ------
-    WeightsError
-        If neither variable is set and the user has no home directory.
-    """
-    if own := os.environ.get(CACHE_VARIABLE):
-        return _expanded(own)
-    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "resmem_extract"
 
 
 def find(
@@ -157,29 +136,6 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     return remembered(key, lambda: _digest(resolved))
 
 
-def remembered(key: str, compute: Callable[[], str]) -> str:
-    """Return what `compute` gave for `key` at some earlier time, here or in another process.
-
-    Values lie in one small JSON file of the user cache. A cache that cannot be read or written
-    costs the computation and nothing else. Two processes that write at once are safe; a value of
-    one of them may be forgotten.
-
-    Parameters
-    ----------
-    key : str
-        Has to contain all that the value depends on, such as the hash of a file.
-    compute : callable
-        Called without arguments where the value is not known.
-    """
-    known = _load_memo().get(key)
-    if known is not None:
-        return known
-    value = compute()
-    # Read again: the computation may have taken seconds, in which others have written.
-    _save_memo({**_load_memo(), key: value})
-    return value
-
-
 def _candidates(
     record: WeightsFile, explicit: str | os.PathLike[str] | None
 ) -> Iterator[tuple[Origin, Path]]:
@@ -188,13 +144,13 @@ def _candidates(
     A path that the user named has to exist, and what `explicit` names is never passed over.
     """
     if explicit is not None:
-        path = _expanded(os.fspath(explicit))
+        path = expanded(os.fspath(explicit))
         if _kind(path) != "file":
             raise WeightsError(f"no weights file {path}; give the path of a checkpoint, or none")
         yield "explicit", path
         return
     if named := os.environ.get(WEIGHTS_VARIABLE):
-        path = _expanded(named)
+        path = expanded(named)
         kind = _kind(path)
         if kind == "nothing":
             raise WeightsError(f"{WEIGHTS_VARIABLE} names {path}, which does not exist; unset it")
@@ -266,22 +222,6 @@ def _kind(path: Path) -> Literal["file", "folder", "nothing"]:
     return "folder" if stat.S_ISDIR(mode) else "file"
 
 
-def _expanded(path: str) -> Path:
-    """Return the path with ``~`` replaced.
-
-    Raises
-    ------
-    WeightsError
-        If there is no such home directory.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise WeightsError(
-            f"{path}: there is no such home directory; set {CACHE_VARIABLE} to a folder"
-        ) from error
-
-
 def _digest(path: Path) -> str:
     """Read the whole file and return its SHA-256."""
     digest = hashlib.sha256()
@@ -290,30 +230,3 @@ def _digest(path: Path) -> str:
         while n := stream.readinto(block):
             digest.update(block[:n])
     return digest.hexdigest()
-
-
-def _load_memo() -> dict[str, str]:
-    """Return what is remembered; nothing where the file is missing, unreadable or damaged."""
-    try:
-        memo = json.loads((cache_dir() / "hashes.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(memo, dict):
-        return {}
-    return {key: value for key, value in memo.items() if isinstance(value, str)}
-
-
-def _save_memo(memo: dict[str, str]) -> None:
-    """Write the memo under a name of its own, then move it, so that no reader sees half of it."""
-    newest = dict(list(memo.items())[-_REMEMBER_AT_MOST:])
-    with contextlib.suppress(OSError):
-        folder = cache_dir()
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder, prefix="hashes-", suffix=".partial")
-        scratch = Path(name)
-        try:
-            with open(handle, "w", encoding="utf-8") as stream:  # noqa: PTH123 (a descriptor)
-                json.dump(newest, stream, indent=0)
-            scratch.replace(folder / "hashes.json")
-        finally:
-            scratch.unlink(missing_ok=True)

@@ -181,7 +181,7 @@ def test_cache_is_that_of_the_package(how: str, site: Site) -> None:
     site.environment["RESMEM_EXTRACT_WEIGHTS"] = "/nowhere"  # for the package, not for the script
     assert site.run(*arguments).returncode == 0
     assert (folder / "weights" / NAME).read_bytes() == TOY
-    code = "from resmem_extract.weights import cache_dir; print(cache_dir())"
+    code = "from resmem_extract.cache import cache_dir; print(cache_dir())"
     if how != "option":
         command = [sys.executable, "-c", code]
         said = subprocess.run(command, env=site.environment, capture_output=True, text=True)

@@ -21,9 +21,10 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # layer do not know each other. A new file has to be put into a unit here.
 LAYER = {
     "_version": 0,
-    "errors": 0,
+    "errors": -1,  # below all others: every layer may raise them
     "path_grammar": 0,
     "types": 0,
+    "cache": 0,
     "images": 1,
     "weights": 1,
     "module_path": 1,
@@ -53,6 +54,7 @@ FORBIDDEN = {
     "errors": {"torch", "torchvision", "h5py", "numpy"},
     "path_grammar": {"torch", "torchvision", "h5py", "numpy"},
     "types": {"torch", "torchvision", "h5py"},
+    "cache": {"torch", "torchvision", "h5py", "numpy"},
     "images": {"torch", "torchvision"},
     "weights": {"torch", "torchvision", "h5py", "numpy", "resmem"},
     "module_path": {"h5py"},

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from resmem_extract import weights
+from resmem_extract.cache import cache_dir, remembered
 from resmem_extract.errors import RequestError, WeightsError
 from resmem_extract.models.resmem import RELEASED as RESMEM
-from resmem_extract.weights import WeightsFile, cache_dir, file_sha256, find, remembered
+from resmem_extract.weights import WeightsFile, file_sha256, find
 
 RELEASED = b"the released weights"
 OTHER = b"weights of one's own"
@@ -355,7 +356,7 @@ def test_failed_computation_is_not_remembered(cache: Path) -> None:
 
 def test_processes_that_write_at_once_leave_a_whole_memo(cache: Path) -> None:
     code = (
-        "import sys; from resmem_extract.weights import remembered\n"
+        "import sys; from resmem_extract.cache import remembered\n"
         "for i in range(30): remembered(sys.argv[1] + str(i), lambda: 'v' * 1000)"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, name]) for name in "ab"]

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     arguments = parser.parse_args()
     extractor = get_extractor_from_model(
-        model=ResMem(pretrained=True), device="cpu", transforms=transformer, backend="pt"
+        model=ResMem(pretrained=True), device="cpu", backend="pt", preprocess=transformer
     )
     start = time.perf_counter()
     dataset = ImageDataset(
@@ -34,11 +34,11 @@ def main() -> None:
         transforms=transformer,
     )
     batches = DataLoader(dataset=dataset, batch_size=arguments.batch_size, backend="pt")
-    for module in arguments.module:  # it takes one module a pass
-        features = extractor.extract_features(
-            batches=batches, module_name=module, flatten_acts=False
-        )
-        save_features(features, out_path=str(arguments.out / module), file_format="npy")
+    features = extractor.extract_features(
+        batches=batches, module_names=arguments.module, flatten_acts=False
+    )
+    for module in arguments.module:
+        save_features(features[module], out_path=str(arguments.out / module), file_format="npy")
     print(json.dumps({"images": len(dataset), "seconds": time.perf_counter() - start}))
 
 

@@ -1,14 +1,18 @@
 """From a network and module paths to a stream of named activations. Knows no files."""
 
-from .device import pick_device, threads_for_each_batch
+from .compiled import CannotCompileError, compile_capture, why_not_compile
+from .device import check_precision, pick_device, threads_for_each_batch
 from .dry_run import Captured, ModuleInfo, list_modules
-from .engine import TOLERANCE, Capture, deviation, prepare
+from .engine import BOUNDS, COMPILED_TOLERANCE, TOLERANCE, Capture, deviation, prepare
 from .graph import GraphEngine, NotTraceableError
 from .hooks import HookEngine, Target
 from .reduce import reduced_shape
 
 __all__ = [
+    "BOUNDS",
+    "COMPILED_TOLERANCE",
     "TOLERANCE",
+    "CannotCompileError",
     "Capture",
     "Captured",
     "GraphEngine",
@@ -16,10 +20,13 @@ __all__ = [
     "ModuleInfo",
     "NotTraceableError",
     "Target",
+    "check_precision",
+    "compile_capture",
     "deviation",
     "list_modules",
     "pick_device",
     "prepare",
     "reduced_shape",
     "threads_for_each_batch",
+    "why_not_compile",
 ]

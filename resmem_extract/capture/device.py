@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from ..errors import RequestError
+from ..types import Precision
 
-__all__ = ["exact_float32", "pick_device", "threads_for_each_batch"]
+__all__ = ["arithmetic", "check_precision", "pick_device", "threads_for_each_batch"]
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -40,8 +42,8 @@ def _has_mps() -> bool:
     return torch.backends.mps.is_available()
 
 
-class _ExactFloat32:
-    """Counts who needs TF32 off, so that threads do not restore it under one another."""
+class _TF32:
+    """Counts who needs TF32 on or off, so that threads do not restore it under one another."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -49,13 +51,13 @@ class _ExactFloat32:
         self._before = (False, False)
 
     @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """Switch TF32 off, which cuDNN convolutions would use unasked, and restore it after."""
+    def __call__(self, allowed: bool) -> Iterator[None]:
+        """Allow TF32, or forbid it, since cuDNN's convolutions would use it unasked."""
         cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
         with self._lock:
             if self._users == 0:
                 self._before = cudnn.allow_tf32, cublas.allow_tf32
-                cudnn.allow_tf32 = cublas.allow_tf32 = False
+                cudnn.allow_tf32 = cublas.allow_tf32 = allowed
             self._users += 1
         try:
             yield
@@ -66,7 +68,39 @@ class _ExactFloat32:
                     cudnn.allow_tf32, cublas.allow_tf32 = self._before
 
 
-exact_float32 = _ExactFloat32()
+_tf32 = _TF32()
+_AUTOCAST = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Refuse an arithmetic that a device does not have.
+
+    Raises
+    ------
+    RequestError
+        For TF32 anywhere but on CUDA, and where this torch cannot autocast.
+    """
+    if precision == "tf32" and device.type != "cuda":
+        raise RequestError(f"--precision tf32 is of CUDA devices, not of {device}; use bfloat16")
+    try:
+        with arithmetic(precision, device), warnings.catch_warnings():
+            warnings.simplefilter("error")
+    except (RuntimeError, UserWarning) as error:
+        raise RequestError(
+            f"--precision {precision} cannot be had on {device} with torch {torch.__version__}"
+        ) from error
+
+
+@contextmanager
+def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Compute in a precision: autocast for 16 bits, TF32 only if it is what was asked for."""
+    dtype = _AUTOCAST.get(precision)
+    with _tf32(precision == "tf32"):
+        if dtype is None:
+            yield
+        else:
+            with torch.autocast(device.type, dtype):
+                yield
 
 
 @contextmanager

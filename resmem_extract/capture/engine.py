@@ -12,21 +12,38 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ..errors import RequestError, WorkError
+from ..errors import OverflowInDtypeError, RequestError, WorkError
 from ..path_grammar import Address
-from ..types import NO_REDUCTION, EngineName, Reduction
-from .device import exact_float32
+from ..types import NO_REDUCTION, EngineName, Precision, Reduction
+from .device import arithmetic
 from .dry_run import FEW, MORE, Captured, observe, settle, with_batch_axis
 from .graph import GraphEngine
 from .hooks import HookEngine
 from .reduce import reduce
 
-__all__ = ["TOLERANCE", "Capture", "deviation", "prepare"]
+__all__ = [
+    "BOUNDS",
+    "COMPILED_TOLERANCE",
+    "TOLERANCE",
+    "Capture",
+    "Engine",
+    "deviation",
+    "prepare",
+]
 
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5
 """How far a fast engine may be from the reference, by `deviation`, to be used."""
+COMPILED_TOLERANCE = 1e-4
+"""How far a compiled graph may be from the graph, in float32."""
+BOUNDS: dict[Precision, float] = {
+    "float32": TOLERANCE,
+    "tf32": 1e-2,
+    "float16": 2e-2,
+    "bfloat16": 1e-1,
+}
+"""How far each precision stays from float32 on photographs; `benchmarks/precision.py` measures."""
 
 Engine = Callable[[torch.Tensor], list[torch.Tensor]]
 
@@ -48,13 +65,17 @@ class Capture:
     captured: tuple[Captured, ...]
     """What is captured, in the order of the request."""
     engine: str
-    """`graph`, `hooks` or `reference`."""
+    """`compiled`, `graph`, `hooks` or `reference`."""
     device: torch.device
     notes: tuple[str, ...]
     """What the user should be told, one line each."""
     channels_last: bool
     run: Engine
     """From a batch of inputs to raw tensors, in the order of `captured`."""
+    precision: Precision = "float32"
+    """Of the arithmetic; what comes out is float32 all the same."""
+    fallback: Capture | None = None
+    """What to use for other batch sizes, where `run` takes one alone."""
 
     def __call__(
         self, inputs: torch.Tensor, reduction: Reduction = NO_REDUCTION
@@ -77,9 +98,15 @@ class Capture:
         ------
         WorkError
             If a single image does not fit into the memory of the GPU.
+        OverflowInDtypeError
+            If activations are too large for a float16 arithmetic.
         """
         try:
-            return self._forward(inputs, reduction)
+            with torch.inference_mode(), arithmetic(self.precision, self.device):
+                return {
+                    captured.path: self._to_numpy(captured, reduce(output, reduction))
+                    for captured, output in zip(self.captured, self.forward(inputs), strict=True)
+                }
         except torch.cuda.OutOfMemoryError as error:
             if len(inputs) == 1:
                 raise WorkError(
@@ -88,7 +115,8 @@ class Capture:
         torch.cuda.empty_cache()
         half = (len(inputs) + 1) // 2
         log.warning("out of memory on %s: trying batches of %d", self.device, half)
-        parts = [self(part, reduction) for part in torch.split(inputs, half)]
+        smaller = self.fallback or self
+        parts = [smaller(part, reduction) for part in torch.split(inputs, half)]
         return {path: np.concatenate([p[path] for p in parts]) for path in parts[0]}
 
     @property
@@ -96,14 +124,23 @@ class Capture:
         """Whether several threads may call this at the same time; hooks would mix their calls."""
         return self.engine == "graph"
 
-    @torch.inference_mode()
-    def _forward(self, inputs: torch.Tensor, reduction: Reduction) -> dict[str, npt.NDArray[Any]]:
-        with exact_float32():
-            outputs = self.run(_to_device(inputs, self.device, self.channels_last))
-            return {
-                captured.path: _to_numpy(reduce(raw.movedim(captured.batch_axis, 0), reduction))
-                for captured, raw in zip(self.captured, outputs, strict=True)
-            }
+    def forward(self, inputs: torch.Tensor) -> list[torch.Tensor]:
+        """Return the activations on the device, the image axis first."""
+        outputs = self.run(_to_device(inputs, self.device, self.channels_last))
+        return [
+            raw.movedim(captured.batch_axis, 0)
+            for captured, raw in zip(self.captured, outputs, strict=True)
+        ]
+
+    def _to_numpy(self, captured: Captured, batch: torch.Tensor) -> npt.NDArray[Any]:
+        """Return a tensor as a C-contiguous array, reduced precisions as float32."""
+        if self.precision == "float16" and not batch.isfinite().all():
+            raise OverflowInDtypeError(
+                f"{captured.path}: activations are too large for float16 arithmetic; "
+                "use --precision bfloat16 or float32"
+            )
+        dtype = torch.float32 if batch.dtype in (torch.bfloat16, torch.float16) else batch.dtype
+        return batch.to(dtype, memory_format=torch.contiguous_format).contiguous().cpu().numpy()
 
 
 def prepare(
@@ -141,7 +178,7 @@ def prepare(
     """
     network = network.to(device).eval()
     few, more = (_to_device(make_input(n), device) for n in (FEW, MORE))
-    with torch.inference_mode(), exact_float32():
+    with torch.inference_mode(), arithmetic("float32", device):
         seen = observe(network, few, dict.fromkeys(address.module for address in addresses))
         settled, notes = settle(addresses, seen)
         del seen
@@ -215,10 +252,3 @@ def _to_device(
     """Return a copy on the device: a network may write on its input, or return it."""
     layout = torch.channels_last if channels_last and inputs.ndim == 4 else torch.contiguous_format
     return inputs.to(device).clone(memory_format=layout)
-
-
-def _to_numpy(batch: torch.Tensor) -> npt.NDArray[Any]:
-    """Return a tensor as a C-contiguous array; bfloat16, which NumPy lacks, as float32."""
-    if batch.dtype == torch.bfloat16:
-        batch = batch.float()
-    return batch.contiguous().cpu().numpy()

@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import RequestError
 from .options import (
     FLAG,
     BatchSizeOption,
+    CompileOption,
     DeviceOption,
     EngineOption,
     ExifOption,
     IdOption,
     ImagesOption,
     JsonOption,
-    ModelOption,
+    ModelsOption,
     OnErrorOption,
     OverwriteOption,
+    PrecisionOption,
     QuietOption,
     StreamsOption,
     ThreadsOption,
@@ -44,11 +47,12 @@ def extract_command(
         typer.Option(
             "--module",
             metavar="PATH",
-            help="Module: features.layer2.4, features.5.4, resnet_layers[24], a glob; repeatable.",
+            help="Module: features.layer2.4, features.5.4, resnet_layers[24], a glob; repeatable. "
+            "NAME:PATH is of one of several networks.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")],
-    model: ModelOption = "resmem",
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="HDF5 file to write.")],
+    model: ModelsOption = ["resmem"],  # noqa: B006  typer copies it
     images: ImagesOption = None,
     dtype: Annotated[
         str,
@@ -84,6 +88,8 @@ def extract_command(
     workers: WorkersOption = None,
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
+    precision: PrecisionOption = "float32",
+    compile_when: CompileOption = "auto",
     on_error: OnErrorOption = "stop",
     id_form: IdOption = "path",
     exif_orientation: ExifOption = False,
@@ -98,6 +104,9 @@ def extract_command(
     Example: extract --model resmem --module features.5.4 --images photos/ --out activations.h5
     """
     from ..config import ExtractRun, validated
+
+    if weights is not None and len(model) > 1:
+        raise RequestError("--weights is of one network; give --model once")
 
     asked: dict[str, Any] = {
         "command": "extract",
@@ -116,6 +125,8 @@ def extract_command(
         "threads": threads,
         "device": device,
         "engine": engine,
+        "precision": precision,
+        "compile": compile_when,
         "workers": workers,
         "on_error": on_error,
         "id": id_form,
@@ -127,24 +138,22 @@ def extract_command(
 
 def run_extract(run: ExtractRun, *, as_json: bool, quiet: bool) -> None:
     """Do what a validated run asks, and print the summary."""
-    from ..pipeline import extract
+    from ..pipeline import extract, extract_many
 
     with progress_bar("extracting", quiet) as progress:
-        summary = extract(
-            run.model,
-            run.module,
-            run.images,
-            out=run.out,
-            weights=run.weights,
-            verify=run.verify,
-            progress=progress,
-            tell=notes(quiet),
-            **run.options(),
-        )
+        shared: dict[str, Any] = {"out": run.out, "progress": progress, "tell": notes(quiet)}
+        shared |= run.options()
+        if len(run.model) > 1:
+            summaries = extract_many(run.model, run.module, run.images, **shared)
+        else:
+            shared |= {"weights": run.weights, "verify": run.verify}
+            summaries = [extract(run.model[0], run.module, run.images, **shared)]
     if as_json:
-        print_json(_as_json(summary))
+        described = [_as_json(summary) for summary in summaries]
+        print_json(described if len(run.model) > 1 else described[0])
     elif not quiet:
-        _print(summary)
+        for summary in summaries:
+            _print(summary)
 
 
 def _as_json(summary: ExtractSummary) -> dict[str, Any]:

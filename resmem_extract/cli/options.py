@@ -10,6 +10,7 @@ import typer
 __all__ = [
     "FLAG",
     "BatchSizeOption",
+    "CompileOption",
     "DeviceOption",
     "EngineOption",
     "ExifOption",
@@ -17,8 +18,10 @@ __all__ = [
     "ImagesOption",
     "JsonOption",
     "ModelOption",
+    "ModelsOption",
     "OnErrorOption",
     "OverwriteOption",
+    "PrecisionOption",
     "QuietOption",
     "StreamsOption",
     "ThreadsOption",
@@ -40,6 +43,15 @@ def as_option(key: str) -> str:
 
 ModelOption = Annotated[
     str, typer.Option("--model", metavar="NAME", help="Network; `resmem-extract models` lists all.")
+]
+ModelsOption = Annotated[
+    list[str],
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Network; `resmem-extract models` lists all. Repeat it for several networks: images "
+        "are decoded once, and --out is a folder.",
+    ),
 ]
 ImagesOption = Annotated[
     Path | None,
@@ -121,6 +133,24 @@ WorkersOption = Annotated[
         "--workers",
         metavar="N",
         help="Threads that decode images.",
+        rich_help_panel=_RUN,
+    ),
+]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        help="float32, bfloat16, float16 or (CUDA) tf32; what is stored has --dtype.",
+        rich_help_panel=_RUN,
+    ),
+]
+CompileOption = Annotated[
+    str,
+    typer.Option(
+        "--compile",
+        metavar="WHEN",
+        help="auto (if it saves more time than it takes), on or off.",
         rich_help_panel=_RUN,
     ),
 ]

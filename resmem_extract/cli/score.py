@@ -9,6 +9,7 @@ import typer
 
 from .options import (
     BatchSizeOption,
+    CompileOption,
     DeviceOption,
     EngineOption,
     ExifOption,
@@ -18,6 +19,7 @@ from .options import (
     ModelOption,
     OnErrorOption,
     OverwriteOption,
+    PrecisionOption,
     QuietOption,
     StreamsOption,
     ThreadsOption,
@@ -49,6 +51,8 @@ def score_command(
     workers: WorkersOption = None,
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
+    precision: PrecisionOption = "float32",
+    compile_when: CompileOption = "auto",
     on_error: OnErrorOption = "stop",
     id_form: IdOption = "path",
     exif_orientation: ExifOption = False,
@@ -76,6 +80,8 @@ def score_command(
         "threads": threads,
         "device": device,
         "engine": engine,
+        "precision": precision,
+        "compile": compile_when,
         "workers": workers,
         "on_error": on_error,
         "id": id_form,

@@ -9,10 +9,11 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from ..cache import remembered
 from ..capture import ModuleInfo, list_modules
 from ..module_path import ModulePaths
 from ..types import Preprocessing
-from ..weights import LocatedWeights, remembered
+from ..weights import LocatedWeights
 from .checkpoint import state_dict_sha256
 
 __all__ = ["Model"]

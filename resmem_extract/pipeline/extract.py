@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,16 +28,17 @@ from ..store import (
 )
 from ..types import ActivationSpec, Progress
 from .background import background
-from .plan import choose_plan
+from .compiling import compiled_if_worthwhile
+from .plan import choose_plan, common_plan
 from .provenance import now, provenance
 from .repeat import image_differences, run_differences
-from .run import Images, Tell, batches, choose_stimuli, is_file, prepare_capture
+from .run import Images, Tell, batches, choose_stimuli, is_file, prepare_capture, runner
 
 if TYPE_CHECKING:
     from ..capture import Capture
     from ..models.base import Model
 
-__all__ = ["ExtractSummary", "extract"]
+__all__ = ["ExtractSummary", "extract", "extract_many"]
 
 
 @dataclass(frozen=True)
@@ -113,63 +115,200 @@ def extract(
     WorkError
         If an image cannot be read, the disk fills up, or activations overflow the dtype.
     """
-    asked = validated(ExtractOptions, options, "extract")
-    out = Path(out)
-    tell = tell or (lambda _line: None)
+    asked: ExtractOptions = validated(ExtractOptions, options, "extract")
+    tell = tell or _nobody
     stimuli = choose_stimuli(images, asked, tell)
+    out = Path(out)
     existing = _existing(out, asked.overwrite)
     if isinstance(model, str):
         model = load_model(model, weights=weights, verify=verify)
-    capture = prepare_capture(
-        model, [modules] if isinstance(modules, str) else modules, asked, tell
+    modules = [modules] if isinstance(modules, str) else modules
+    (summary,) = _extract(
+        [_job(model, modules, out, existing, asked, tell)], stimuli, asked, progress, tell
     )
-    specs = _specs(capture, asked)
-    plan = choose_plan(capture, asked)
-    record = provenance(model, capture, stimuli, plan, asked)
-    if existing is not None:
-        with existing:
-            return _same_or_refused(existing, specs, record, stimuli, asked)
-    nbytes = required_bytes(specs, len(stimuli))
-    check_free_space(out, nbytes)
-    tell(f"writing about {format_bytes(nbytes)} to {out}")
+    return summary
+
+
+def extract_many(
+    models: Sequence[Model | str],
+    modules: str | Sequence[str],
+    images: Images = None,
+    *,
+    out: str | os.PathLike[str],
+    progress: Progress | None = None,
+    tell: Tell | None = None,
+    **options: Any,
+) -> list[ExtractSummary]:
+    """Store the activations of several networks for the same images, each image decoded once.
+
+    Parameters
+    ----------
+    models : sequence of Model or str
+        At least one, all of different names.
+    modules : str or sequence of str
+        Module paths. ``resmem:features.5.4`` is of the network `resmem` alone, a path without a
+        name is of every network.
+    images, progress, tell
+        As for `extract`.
+    out : path
+        A folder; it gets one file a network, ``resmem.h5``, with '/' in a name turned to '_'.
+    **options
+        As for `extract`.
+
+    Returns
+    -------
+    list of ExtractSummary
+        In the order of `models`. A file that was there already, from the very same request, stays
+        as it is.
+
+    Raises
+    ------
+    RequestError, WorkError
+        As for `extract`.
+    """
+    asked: ExtractOptions = validated(ExtractOptions, options, "extract")
+    tell = tell or _nobody
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"{folder} is a file; several networks need a folder, one file each")
+    stimuli = choose_stimuli(images, asked, tell)
+    loaded = [load_model(model) if isinstance(model, str) else model for model in models]
+    names = [model.name for model in loaded]
+    if len(set(names)) < len(names):
+        raise RequestError(f"the networks {', '.join(names)} are not all different; name each once")
+    wanted = _modules_of(names, [modules] if isinstance(modules, str) else modules)
+    jobs = []
+    for model in loaded:
+        path = folder / f"{model.name.replace('/', '_')}.h5"
+        existing = _existing(path, asked.overwrite)
+        jobs.append(_job(model, wanted[model.name], path, existing, asked, tell))
+    return _extract(jobs, stimuli, asked, progress, tell)
+
+
+def _nobody(_line: str) -> None:
+    """Be told, and do nothing."""
+
+
+def _modules_of(names: Sequence[str], modules: Sequence[str]) -> dict[str, list[str]]:
+    """Share module paths out among networks: ``resmem:conv1`` to one, ``conv1`` to all."""
+    wanted: dict[str, list[str]] = {name: [] for name in names}
+    for text in modules:
+        owner = next((name for name in names if text.startswith(f"{name}:")), None)
+        for name in [owner] if owner else names:
+            wanted[name].append(text.removeprefix(f"{name}:"))
+    return wanted
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What one network has to do."""
+
+    model: Model
+    capture: Capture
+    specs: list[ActivationSpec]
+    out: Path
+    existing: Store | None
+    """What lies under the name of the result, if it may be the result already."""
+
+
+def _job(
+    model: Model,
+    modules: Sequence[str],
+    out: Path,
+    existing: Store | None,
+    asked: ExtractOptions,
+    tell: Tell,
+) -> _Job:
+    capture = prepare_capture(model, modules, asked, tell)
+    return _Job(model, capture, _specs(capture, asked), out, existing)
+
+
+def _extract(
+    jobs: Sequence[_Job],
+    stimuli: StimulusSet,
+    asked: ExtractOptions,
+    progress: Progress | None,
+    tell: Tell,
+) -> list[ExtractSummary]:
+    """Do what has not been done already, and return all summaries in the order of the jobs."""
+    done: dict[Path, ExtractSummary] = {}
+    for job in jobs:
+        if job.existing is not None:
+            plan = choose_plan(job.capture, asked)
+            record = provenance(job.model, job.capture, stimuli, plan, asked)
+            with job.existing as store:
+                done[job.out] = _same_or_refused(store, job.specs, record, stimuli, asked)
+    if to_do := [job for job in jobs if job.out not in done]:
+        for summary in _run(to_do, stimuli, asked, progress, tell):
+            done[summary.out] = summary
+    return [done[job.out] for job in jobs]
+
+
+def _run(
+    jobs: Sequence[_Job],
+    stimuli: StimulusSet,
+    asked: ExtractOptions,
+    progress: Progress | None,
+    tell: Tell,
+) -> list[ExtractSummary]:
+    """Send all images through the networks of all jobs, and write each one's file."""
+    nbytes = sum(required_bytes(job.specs, len(stimuli)) for job in jobs)
+    check_free_space(jobs[0].out, nbytes)
+    tell(f"writing about {format_bytes(nbytes)} to {', '.join(str(job.out) for job in jobs)}")
+    ready = [
+        compiled_if_worthwhile(job.model, job.capture, asked, len(stimuli), tell) for job in jobs
+    ]
+    plan = common_plan([plan for _, plan in ready])
     tell(str(plan))
+    jobs = [replace(job, capture=capture) for job, (capture, _) in zip(jobs, ready, strict=True)]
+    records = [provenance(job.model, job.capture, stimuli, plan, asked) for job in jobs]
+    runners = [runner(job.model, job.capture, asked.reduction) for job in jobs]
 
     started = time.perf_counter()
     skipped: list[SkippedImage] = []
     rows: list[int] = []
     compression = None if asked.compression == "none" else asked.compression
-    with (
-        StoreWriter(out, specs, len(stimuli), compression=compression) as writer,
-        background(writer.append) as append,
-    ):
-        for batch in batches(model, capture, stimuli, plan, asked, asked.reduction):
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                StoreWriter(job.out, job.specs, len(stimuli), compression=compression)
+            )
+            for job in jobs
+        ]
+        appends = [stack.enter_context(background(writer.append)) for writer in writers]
+        for batch in batches(runners, stimuli, plan, asked):
             skipped += batch.skipped
             rows += [image.row for image in batch.loaded]
-            if batch.loaded:
-                ids = [image.id for image in batch.loaded]
-                append(ids, [image.sha256 for image in batch.loaded], batch.activations)
+            ids = [image.id for image in batch.loaded]
+            sha256s = [image.sha256 for image in batch.loaded]
+            for append, activations in zip(appends, batch.activations, strict=False):
+                append(ids, sha256s, activations)
             if progress:
                 progress(len(rows) + len(skipped), len(stimuli))
-        append.join()
+        for append in appends:
+            append.join()
         if not rows:
             raise WorkError(f"none of the {len(stimuli)} images can be read ({skipped[0].reason})")
-        left_out = [(image.id, image.reason) for image in skipped]
-        writer.finish(
-            {name: values[rows] for name, values in stimuli.columns.items()},
-            left_out if asked.on_error == "skip" else None,
-            {**record, "finished": now()},
+        columns = {name: values[rows] for name, values in stimuli.columns.items()}
+        left_out = tuple((image.id, image.reason) for image in skipped)
+        for writer, record in zip(writers, records, strict=True):
+            listed = left_out if asked.on_error == "skip" else None
+            writer.finish(columns, listed, {**record, "finished": now()})
+    seconds = time.perf_counter() - started
+    return [
+        ExtractSummary(
+            out=job.out,
+            model=job.model.name,
+            images=len(rows),
+            skipped=left_out,
+            modules=tuple(job.specs),
+            bytes=job.out.stat().st_size,
+            seconds=seconds,
+            engine=job.capture.engine,
+            device=str(job.capture.device),
         )
-    return ExtractSummary(
-        out=out,
-        model=model.name,
-        images=len(rows),
-        skipped=tuple(left_out),
-        modules=tuple(specs),
-        bytes=out.stat().st_size,
-        seconds=time.perf_counter() - started,
-        engine=capture.engine,
-        device=str(capture.device),
-    )
+        for job in jobs
+    ]
 
 
 def _specs(capture: Capture, asked: ExtractOptions) -> list[ActivationSpec]:

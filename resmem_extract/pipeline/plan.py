@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from ..config import RunOptions
 if TYPE_CHECKING:
     from ..capture import Capture
 
-__all__ = ["Plan", "choose_plan", "choose_workers"]
+__all__ = ["Plan", "choose_plan", "choose_workers", "common_plan"]
 
 _MOST_STREAMS = 8  # each holds the activations of a batch
 _MOST_WORKERS = 16
@@ -43,12 +44,15 @@ class Plan:
         )
 
 
-def choose_plan(capture: Capture, asked: RunOptions) -> Plan:
-    """Choose from the machine what the user left open."""
+def choose_plan(capture: Capture, asked: RunOptions, *, compiled: bool = False) -> Plan:
+    """Choose from the machine what the user left open.
+
+    A compiled graph is run by one batch at a time: its code keeps Python's lock while it works.
+    """
     available = _cores()
     on_cpu = capture.device.type == "cpu"
     streams = asked.streams or (min(available, _MOST_STREAMS) if on_cpu else 1)
-    if not capture.concurrent:
+    if compiled or not capture.concurrent:
         streams = 1
     return Plan(
         batch_size=asked.batch_size or ((8 if streams > 1 else 16) if on_cpu else 64),
@@ -56,6 +60,11 @@ def choose_plan(capture: Capture, asked: RunOptions) -> Plan:
         threads=asked.threads or max(1, available // streams),
         workers=choose_workers(asked) if on_cpu or asked.workers is not None else available,
     )
+
+
+def common_plan(plans: Sequence[Plan]) -> Plan:
+    """Return the plan for several networks that see the same batches: the most careful one."""
+    return min(plans, key=lambda plan: (plan.streams, -plan.threads))
 
 
 def choose_workers(asked: RunOptions) -> int:

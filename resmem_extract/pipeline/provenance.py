@@ -33,7 +33,7 @@ def provenance(
         "state_dict_sha256": model.state_dict_sha256,
         "preprocessing": model.preprocessing.describe(),
         "exif_orientation": asked.exif_orientation,
-        "precision": "float32",
+        "precision": capture.precision,
         "engine": capture.engine,
         "channels_last": capture.channels_last,
         **asdict(plan),

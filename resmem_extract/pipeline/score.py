@@ -20,10 +20,11 @@ from ..errors import RequestError, WorkError
 from ..images import StimulusSet
 from ..models import load_model
 from ..types import Progress
+from .compiling import compiled_if_worthwhile
 from .plan import choose_plan, choose_workers
 from .provenance import now, provenance
 from .repeat import image_differences, run_differences
-from .run import Images, Tell, batches, choose_stimuli, is_file, prepare_capture
+from .run import Images, Tell, batches, choose_stimuli, is_file, prepare_capture, runner
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -104,21 +105,22 @@ def score(
     if "memorability" not in model.aliases:
         raise RequestError(f"model {model.name!r} does not predict memorability; use resmem")
     capture = prepare_capture(model, ["memorability"], asked, tell)
-    plan = choose_plan(capture, asked)
-    record = provenance(model, capture, stimuli, plan, asked)
     if existing:
+        record = provenance(model, capture, stimuli, choose_plan(capture, asked), asked)
         return _same_or_refused(Path(out or ""), record, stimuli, asked)
+    capture, plan = compiled_if_worthwhile(model, capture, asked, len(stimuli), tell)
+    record = provenance(model, capture, stimuli, plan, asked)
 
     started = time.perf_counter()
     ids: list[str] = []
     sha256s: list[str] = []
     values: list[float] = []
     skipped: list[SkippedImage] = []
-    for batch in batches(model, capture, stimuli, plan, asked):
+    for batch in batches([runner(model, capture)], stimuli, plan, asked):
         ids += [image.id for image in batch.loaded]
         sha256s += [image.sha256 for image in batch.loaded]
-        for activations in batch.activations.values():
-            values += activations[:, 0].tolist()
+        for activations in batch.activations:
+            values += activations["output"][:, 0].tolist()
         skipped += batch.skipped
         if progress:
             progress(len(ids) + len(skipped), len(stimuli))
