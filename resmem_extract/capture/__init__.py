@@ -1,7 +1,7 @@
 """From a network and module paths to a stream of named activations. Knows no files."""
 
 from .compiled import CannotCompileError, compile_capture, why_not_compile
-from .device import check_precision, pick_device, threads_for_each_batch
+from .device import check_precision, pick_device, split_devices, threads_for_each_batch
 from .dry_run import Captured, ModuleInfo, list_modules
 from .engine import BOUNDS, COMPILED_TOLERANCE, TOLERANCE, Capture, deviation, prepare
 from .graph import GraphEngine, NotTraceableError
@@ -27,6 +27,7 @@ __all__ = [
     "pick_device",
     "prepare",
     "reduced_shape",
+    "split_devices",
     "threads_for_each_batch",
     "why_not_compile",
 ]

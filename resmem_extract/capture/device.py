@@ -12,7 +12,13 @@ import torch
 from ..errors import RequestError
 from ..types import Precision
 
-__all__ = ["arithmetic", "check_precision", "pick_device", "threads_for_each_batch"]
+__all__ = [
+    "arithmetic",
+    "check_precision",
+    "pick_device",
+    "split_devices",
+    "threads_for_each_batch",
+]
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -36,6 +42,30 @@ def pick_device(name: str = "auto") -> torch.device:
         have = [kind for kind, count in there.items() if count]
         raise RequestError(f"device {name!r} is not on this machine, which has: {', '.join(have)}")
     return device
+
+
+def split_devices(text: str) -> list[str]:
+    """Return the devices of a list such as ``cuda:0,cuda:1``; one alone is a list of one.
+
+    Raises
+    ------
+    RequestError
+        If one is not on this machine, one other than `cpu` is named twice, or they are of
+        different kinds: which device gets a batch depends on which is free, and numbers must not.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if len(names) == 1:
+        return names
+    if "" in names or "auto" in names:
+        raise RequestError(f"--device {text}: expected names between commas, as in cuda:0,cuda:1")
+    devices = [pick_device(name) for name in names]
+    if len({device.type for device in devices}) > 1:
+        raise RequestError(f"--device {text}: several devices have to be of one kind")
+    for i, device in enumerate(devices):
+        earlier = {other.index or 0 for other in devices[:i]}
+        if device.type != "cpu" and (device.index or 0) in earlier:
+            raise RequestError(f"--device {text}: {names[i]} is there twice; name each device once")
+    return names
 
 
 def _has_mps() -> bool:
