@@ -30,8 +30,9 @@ lint: $(VENV)/.dev ## ruff and mypy alone
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev ## run every benchmark (minutes)
-	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: $(VENV)/.dev ## run every benchmark (half an hour on two quiet cores)
+	@set -e; for script in main_job store decoding threads gemm precision; do \
+		echo "== benchmarks/$$script.py"; $(BIN)/python benchmarks/$$script.py; done
 
 clean: ## remove .venv, caches and build outputs; never a result
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from importlib.metadata import version
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
+import machine
 import numpy as np
 from PIL import Image, features
 
@@ -75,19 +74,6 @@ def typical_jpegs(folder: Path) -> StimulusSet:
     return find_images(folder)
 
 
-def machine() -> str:
-    """Name what the figures depend on."""
-    info = Path("/proc/cpuinfo")
-    names = info.read_text().splitlines() if info.exists() else []
-    cpu = next((line.split(":")[1].strip() for line in names if line.startswith("model name")), "")
-    packages = ", ".join(f"{name} {version(name)}" for name in ("pillow", "numpy"))
-    turbo = features.version_feature("libjpeg_turbo")
-    return (
-        f"{os.cpu_count()} cores, {cpu or platform.processor()}; Python"
-        f" {platform.python_version()}, {packages}, libjpeg-turbo {turbo}"
-    )
-
-
 def compare(name: str, stimuli: StimulusSet, workers: int, seconds: float) -> None:
     """Print the throughput of each way to decode `stimuli`, and its ratio to in-line decoding."""
     many = repeated(stimuli, seconds)
@@ -112,7 +98,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seconds", type=float, default=5, help="of in-line decoding")
     options = parser.parse_args()
-    print(machine())
+    turbo = features.version_feature("libjpeg_turbo")
+    print(f"{machine.one_line()}, libjpeg-turbo {turbo}")
     if options.images:
         compare(str(options.images), find_images(options.images), options.workers, options.seconds)
         return

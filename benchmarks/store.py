@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from pathlib import Path
 from unittest import mock
 
 import h5py
+import machine
 import numpy as np
 
 from resmem_extract.store import StoreWriter, open_store
@@ -53,7 +53,7 @@ def main() -> None:
     np.maximum(values, 0, out=values)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         figures = {
-            "machine": machine(),
+            "machine": {**machine.describe(), "hdf5": h5py.version.hdf5_version},
             "gigabytes": values.nbytes / 1e9,
             "writing": writing(Path(folder), values, arguments.rounds),
             "reading": reading(Path(folder), values, arguments.rounds),
@@ -63,20 +63,6 @@ def main() -> None:
         json.dump(figures, sys.stdout, indent=1)
     else:
         report(figures)
-
-
-def machine() -> dict[str, str | int | None]:
-    cpus = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    model = next((line.partition(": ")[2] for line in cpus if line.startswith("model name")), "")
-    return {
-        "cores": os.cpu_count(),
-        "cpu": model or platform.processor(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "h5py": h5py.__version__,
-        "hdf5": h5py.version.hdf5_version,
-    }
 
 
 def seconds(function: Callable[[], object]) -> float:

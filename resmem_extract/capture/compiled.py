@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,13 +35,7 @@ def why_not_compile(capture: Capture) -> str | None:
     """Say in a few words why a capture cannot be compiled here, if it cannot."""
     if not isinstance(capture.run, GraphEngine):
         return f"engine {capture.engine} has no graph"
-    try:
-        from torch._inductor import list_options
-
-        known = list_options()
-    except ImportError:
-        known = []
-    if "freezing" not in known:
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 1):  # asking inductor costs 100 MB
         return f"torch {torch.__version__} cannot freeze weights"
     if capture.device.type == "mps":
         return "not on mps"
@@ -118,7 +113,8 @@ def _padded(graph: GraphEngine, axes: tuple[int, ...], batch_size: int) -> Engin
 @contextmanager
 def _compiling_into(cache: Path) -> Iterator[None]:
     """Keep what is compiled in our cache, unless the user keeps it elsewhere; be silent."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    if _unset_or_torchs_own(os.environ.get("TORCHINDUCTOR_CACHE_DIR")):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     chatty = logging.getLogger("torch.utils.cpp_extension")  # warns where there is no CUDA
     level = chatty.level
     chatty.setLevel(logging.ERROR)
@@ -126,6 +122,14 @@ def _compiling_into(cache: Path) -> Iterator[None]:
         yield
     finally:
         chatty.setLevel(level)
+
+
+def _unset_or_torchs_own(folder: str | None) -> bool:
+    """Tell whether no user chose this folder: torch sets the variable itself, by being imported."""
+    if folder is None:
+        return True
+    own = Path(tempfile.gettempdir()) / "torchinductor_"
+    return Path(folder).parent == own.parent and Path(folder).name.startswith(own.name)
 
 
 def _has_compiler() -> bool:

@@ -128,9 +128,11 @@ def settle(
             captured = replace(first, links=tuple(links))
         found[captured.path] = captured, tensor
     for pattern, modules in left_out.items():
-        if not any(a.requested == pattern and a.module not in modules for a in addresses):
-            raise UnknownModuleError(f"{pattern!r} matches only modules that give no activations")
         listed = ", ".join(modules[:3]) + (", ..." if len(modules) > 3 else "")
+        if not any(a.requested == pattern and a.module not in modules for a in addresses):
+            never = all(not seen.get(module) for module in modules)
+            why = "the forward pass never calls" if never else "give no activations"
+            raise UnknownModuleError(f"{pattern!r} matches only modules that {why} ({listed})")
         notes[f"{pattern}: left out {len(modules)} without activations ({listed})"] = None
     return list(found.values()), list(notes)
 
@@ -227,18 +229,35 @@ def list_modules(
 ) -> list[ModuleInfo]:
     """Return one line for every address, whether the forward pass calls the module or not.
 
-    Runs the network twice; on the meta device that computes nothing and needs no weights.
+    Calls and parts that were asked for are settled as for capture. Runs the network twice; on the
+    meta device that computes nothing and needs no weights.
+
+    Raises
+    ------
+    UnknownModuleError
+        For a call or part that does not exist.
     """
     names = [address.module for address in addresses]
     with torch.inference_mode():
         seen = [observe(network, make_input(n), names, _shape_alone) for n in (FEW, MORE)]
     types = {name: type(module).__name__ for name, module in network.named_modules()}
+    if any(address.call is not None or address.keys for address in addresses):
+        pairs = zip(*(settle(addresses, s)[0] for s in seen), strict=True)
+        return [
+            ModuleInfo(
+                captured.path,
+                captured.index_path,
+                types.get(captured.target.module, types[""]),
+                *_size(small, large, captured.calls),
+            )
+            for (captured, small), (_, large) in pairs
+        ]
     return [
         ModuleInfo(
             address.module,
             address.index_path,
             types.get(address.module, types[""]),
-            *_size(*(s.get(address.module, []) for s in seen)),
+            *_last_size(*(s.get(address.module, []) for s in seen)),
         )
         for address in addresses
     ]
@@ -249,11 +268,15 @@ def _shape_alone(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
-def _size(few: list[Any], more: list[Any]) -> tuple[tuple[int, ...] | None, int, int]:
+def _last_size(few: list[Any], more: list[Any]) -> tuple[tuple[int, ...] | None, int, int]:
     """Return one image's shape, the number of calls and one image's bytes, at the last call."""
     if not (few and few[-1] and more and more[-1]):
         return None, len(few), 0
     (_, small), (_, large) = few[-1][0], more[-1][0]
+    return _size(small, large, len(few))
+
+
+def _size(small: torch.Tensor, large: torch.Tensor, calls: int) -> tuple[tuple[int, ...], int, int]:
     axis = batch_axis(small.shape, FEW, large.shape, MORE)
     shape = tuple(size for i, size in enumerate(small.shape) if i != axis)
-    return shape, len(few), math.prod(shape) * small.element_size()
+    return shape, calls, math.prod(shape) * small.element_size()

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
+from .bench import bench_command
 from .extract import extract_command
 from .listings import info_command, models_command, modules_command
 from .options import FLAG
@@ -28,6 +29,7 @@ app.command("modules")(modules_command)
 app.command("info")(info_command)
 app.command("score")(score_command)
 app.command("run")(run_command)
+app.command("bench")(bench_command)
 
 extract_app = typer.Typer(context_settings=_SETTINGS, pretty_exceptions_enable=False)
 extract_app.command()(extract_command)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..capture import Capture
     from ..models.base import Model
 
-__all__ = ["compiled_if_worthwhile"]
+__all__ = ["compiled_if_worthwhile", "should_compile"]
 
 _FEW_IMAGES = 500
 """Below this nothing pays: compiling takes many seconds, and so does finding out."""
@@ -24,6 +24,16 @@ _SPEEDUP_ELSEWHERE = 1.3
 _COLD_SECONDS, _COLD_SECONDS_A_NODE = 10.0, 0.2
 _WARM_SHARE = 0.25
 """Of the time of a first compilation, what a later one takes that finds its code in the cache."""
+
+
+def should_compile(
+    model: Model, capture: Capture, plan: Plan, asked: RunOptions, n_images: int, tell: Tell
+) -> bool:
+    """Decide whether a run is to be compiled, and tell why not where there was a choice."""
+    why_not = _why_not(model, capture, plan, asked, n_images)
+    if why_not:
+        tell(f"not compiled: {why_not}")
+    return why_not is None
 
 
 def compiled_if_worthwhile(
@@ -41,10 +51,7 @@ def compiled_if_worthwhile(
         Told what was decided, and why, where there was a choice.
     """
     plan = choose_plan(capture, asked)
-    why_not = _why_not(model, capture, plan, asked, n_images)
-    if why_not is not None:
-        if why_not:
-            tell(f"not compiled: {why_not}")
+    if not should_compile(model, capture, plan, asked, n_images, tell):
         return capture, plan
     from ..capture import CannotCompileError, compile_capture, threads_for_each_batch
 

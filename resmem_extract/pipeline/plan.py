@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..config import RunOptions
@@ -12,7 +12,7 @@ from ..config import RunOptions
 if TYPE_CHECKING:
     from ..capture import Capture
 
-__all__ = ["Plan", "choose_plan", "choose_workers", "common_plan"]
+__all__ = ["Plan", "choose_plan", "choose_workers", "common_plan", "cores", "plan_for_devices"]
 
 _MOST_STREAMS = 8  # each holds the activations of a batch
 _MOST_WORKERS = 16
@@ -49,17 +49,23 @@ def choose_plan(capture: Capture, asked: RunOptions, *, compiled: bool = False) 
 
     A compiled graph is run by one batch at a time: its code keeps Python's lock while it works.
     """
-    available = _cores()
+    available = cores()
     on_cpu = capture.device.type == "cpu"
     streams = asked.streams or (min(available, _MOST_STREAMS) if on_cpu else 1)
     if compiled or not capture.concurrent:
         streams = 1
     return Plan(
-        batch_size=asked.batch_size or ((8 if streams > 1 else 16) if on_cpu else 64),
+        batch_size=asked.batch_size or ((4 if streams > 1 else 16) if on_cpu else 64),
         streams=streams,
         threads=asked.threads or max(1, available // streams),
         workers=choose_workers(asked) if on_cpu or asked.workers is not None else available,
     )
+
+
+def plan_for_devices(plan: Plan, asked: RunOptions, n_devices: int) -> Plan:
+    """Return a plan for several devices, each with a process and a share of the cores."""
+    threads = asked.threads or max(1, cores() // n_devices)
+    return replace(plan, streams=n_devices, threads=threads)
 
 
 def common_plan(plans: Sequence[Plan]) -> Plan:
@@ -71,10 +77,10 @@ def choose_workers(asked: RunOptions) -> int:
     """Return how many threads decode: half the cores by default, as the network needs them more."""
     if asked.workers is not None:
         return asked.workers
-    return max(1, min(_MOST_WORKERS, _cores() // 2))
+    return max(1, min(_MOST_WORKERS, cores() // 2))
 
 
-def _cores() -> int:
+def cores() -> int:
     """Return the number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,0 +1,115 @@
+"""Reduced precisions: really on, within their documented bounds, and gone afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_networks import convolution, images
+from torch import nn
+
+from resmem_extract.capture import BOUNDS, check_precision, prepare
+from resmem_extract.capture.device import arithmetic
+from resmem_extract.errors import OverflowInDtypeError, RequestError
+from resmem_extract.module_path import ModulePaths
+
+CPU = torch.device("cpu")
+MODULES = (
+    "conv1",
+    "conv5",
+    "features.conv1",
+    "features.layer1.2",
+    "features.layer2.4",
+    "features.layer3.35",
+    "features.layer4.2",
+    "features.avgpool",
+    "fc7",
+    "output",
+)
+
+
+@pytest.fixture(scope="module")
+def inputs(resmem_model, photographs) -> torch.Tensor:
+    prepared = [resmem_model.preprocessing.image(image) for image in photographs]
+    return resmem_model.preprocessing.batch(np.stack(prepared))
+
+
+@pytest.fixture(scope="module")
+def capture(resmem_model):
+    addresses = [address for text in MODULES for address in resmem_model.paths.resolve(text)]
+    return prepare(resmem_model.network, addresses, resmem_model.noise(), device=CPU)
+
+
+@pytest.fixture(scope="module")
+def expected(capture, inputs) -> dict[str, np.ndarray]:
+    return capture(inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_each_stays_within_its_bound(capture, inputs, expected, precision) -> None:
+    found = replace(capture, precision=precision)(inputs)
+    for path, b in expected.items():
+        assert found[path].dtype == np.float32  # the store's dtype is another matter
+        deviation = float(np.abs(found[path] - b).max() / np.abs(b).max())
+        assert 1e-6 < deviation <= BOUNDS[precision], path
+
+
+def test_tf32_is_of_cuda() -> None:
+    with pytest.raises(RequestError, match=r"--precision tf32 is of CUDA devices, not of cpu"):
+        check_precision("tf32", CPU)
+
+
+def test_what_a_device_lacks_is_refused(monkeypatch) -> None:
+    def cannot(*_args, **_kwargs):
+        raise RuntimeError("no autocast")
+
+    monkeypatch.setattr(torch, "autocast", cannot)
+    with pytest.raises(RequestError, match="--precision float16 cannot be had on cpu"):
+        check_precision("float16", CPU)
+
+
+class Large(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = convolution()
+        self.large = nn.Conv2d(4, 4, 1)
+        nn.init.constant_(self.large.weight, 1e6)
+
+    def forward(self, x):
+        return self.large(self.body(x))
+
+
+def test_overflow_in_float16_names_the_module() -> None:
+    torch.manual_seed(0)
+    network = Large()
+    addresses = list(ModulePaths(network).resolve("large"))
+    capture = replace(prepare(network, addresses, images, device=CPU), precision="float16")
+    with pytest.raises(OverflowInDtypeError, match=r"^large: .* --precision bfloat16 or float32"):
+        capture(images(2))
+    assert np.isfinite(replace(capture, precision="bfloat16")(images(2))["large"]).all()
+
+
+def state() -> tuple[bool, bool, bool]:
+    backends = torch.backends
+    return (
+        torch.is_autocast_enabled("cpu"),
+        backends.cudnn.allow_tf32,
+        backends.cuda.matmul.allow_tf32,
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
+def test_the_state_of_torch_is_restored(precision) -> None:
+    before = state()
+    with arithmetic(precision, CPU):
+        assert state() == (precision in ("bfloat16", "float16"), *[precision == "tf32"] * 2)
+        with arithmetic(precision, CPU):
+            pass
+        assert state()[1:] == (precision == "tf32",) * 2
+    assert state() == before
+    with pytest.raises(ZeroDivisionError), arithmetic(precision, CPU):
+        raise ZeroDivisionError
+    assert state() == before
