@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .images import StimulusSet, find_images, sample_photographs
     from .models import MODELS, load_model
     from .models.base import Model
-    from .pipeline import ExtractSummary, Scores, extract, extract_many, score
+    from .pipeline.extract import ExtractSummary, extract, extract_many
+    from .pipeline.score import Scores, score
     from .store import Store, open_store
 
 __all__ = [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from .errors import WeightsError
+from .partial_files import write_text
 
 __all__ = ["CACHE_VARIABLE", "cache_dir", "expanded", "recall", "remember", "remembered"]
 
@@ -93,16 +93,9 @@ def _load_memo() -> dict[str, str]:
 
 
 def _save_memo(memo: dict[str, str]) -> None:
-    """Write the memo under a name of its own, then move it, so that no reader sees half of it."""
+    """Replace the memo; what cannot be written is forgotten."""
     newest = dict(list(memo.items())[-_REMEMBER_AT_MOST:])
     with contextlib.suppress(OSError):
         folder = cache_dir()
         folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder, prefix="hashes-", suffix=".partial")
-        scratch = Path(name)
-        try:
-            with open(handle, "w", encoding="utf-8") as stream:  # noqa: PTH123 (a descriptor)
-                json.dump(newest, stream, indent=0)
-            scratch.replace(folder / "hashes.json")
-        finally:
-            scratch.unlink(missing_ok=True)
+        write_text(folder / "hashes.json", json.dumps(newest, indent=0))

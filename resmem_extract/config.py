@@ -15,12 +15,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    NonNegativeInt,
-    PositiveInt,
     ValidationError,
 )
 
-from .errors import RequestError, nearest
+from .errors import EMPTY_PATH, RequestError, nearest
 from .types import (
     CompileChoice,
     Compression,
@@ -44,18 +42,36 @@ __all__ = [
 ]
 
 
+def _as_text(value: Any) -> Any:
+    """Return the name of what stands for one: ``np.float16``, a `numpy.dtype`, a `torch.device`."""
+    if value is None or isinstance(value, (str, bool, int, float, list, dict)):
+        return value
+    return getattr(value, "__name__", None) or getattr(value, "name", None) or str(value)
+
+
+def _as_path(value: Any) -> Any:
+    """Return a text as a path, as it is: the file system may give names that are not UTF-8."""
+    if value == "":
+        raise ValueError(EMPTY_PATH)
+    return Path(value) if isinstance(value, str) else value
+
+
+_GivenPath = Annotated[Path, BeforeValidator(_as_path)]
+_Count = Annotated[int, Field(strict=True, gt=0)]
+
+
 class RunOptions(BaseModel):
     """How images go through a network."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    batch_size: PositiveInt | None = None
+    batch_size: _Count | None = None
     """Images in one forward pass; this and the next three are chosen from the machine."""
-    streams: PositiveInt | None = None
+    streams: Annotated[_Count, Field(le=256)] | None = None
     """Batches in the network at the same time."""
-    threads: PositiveInt | None = None
+    threads: Annotated[_Count, Field(le=1024)] | None = None
     """Threads that work on one batch."""
-    device: str = "auto"
+    device: Annotated[str, BeforeValidator(_as_text)] = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`."""
     engine: EngineName = "auto"
     """How activations are captured; `reference` is a plain hook on the full network."""
@@ -63,8 +79,8 @@ class RunOptions(BaseModel):
     """Of the arithmetic; `tf32` is of CUDA devices. What is stored has `dtype`."""
     compile: CompileChoice = "auto"
     """Compile the network first: `auto` where it saves more time than it takes."""
-    workers: NonNegativeInt | None = None
-    """Threads that decode images."""
+    workers: Annotated[int, Field(strict=True, ge=0, le=256)] | None = None
+    """Threads that decode images; 0 decodes in the main thread."""
     on_error: OnError = "stop"
     """What to do with an image that cannot be read."""
     id: IdForm = "path"
@@ -76,7 +92,7 @@ class RunOptions(BaseModel):
 class ExtractOptions(RunOptions):
     """How activations are made and stored."""
 
-    dtype: DType = "float32"
+    dtype: Annotated[DType, BeforeValidator(_as_text)] = "float32"
     """Of the stored activations."""
     pool: Pool = "none"
     """Average or maximum over height and width, or over tokens."""
@@ -96,10 +112,10 @@ class ExtractOptions(RunOptions):
 class _Run(BaseModel):
     """What every run names: weights, images."""
 
-    weights: Path | None = None
+    weights: _GivenPath | None = None
     verify: bool = True
     """False accepts weights of one's own."""
-    images: Path | None = None
+    images: _GivenPath | None = None
     """A folder, a list or a CSV; by default the photographs inside scikit-image and -learn."""
 
 
@@ -118,7 +134,7 @@ class ExtractRun(_Run, ExtractOptions):
     """Several networks share the decoding; `out` is a folder then."""
     module: _Names
     """Module paths; one alone need not be a list."""
-    out: Path
+    out: _GivenPath
 
     def options(self) -> dict[str, Any]:
         """Return the fields of `ExtractOptions`."""
@@ -130,7 +146,7 @@ class ScoreRun(_Run, RunOptions):
 
     command: Literal["score"]
     model: str = "resmem"
-    out: Path | None = None
+    out: _GivenPath | None = None
     overwrite: bool = False
 
     def options(self) -> dict[str, Any]:
@@ -201,5 +217,5 @@ def validated(
         raise RequestError(f"{where}: unknown option {key!r}; {hint}")
     if first["type"] == "missing":
         raise RequestError(f"{where}: {as_typed(key)!r} is missing")
-    expected = first["msg"].replace("Input should", "should", 1)
+    expected = first["msg"].replace("Input should", "should", 1).removeprefix("Value error, ")
     raise RequestError(f"{where}: {as_typed(key)} {first['input']!r}: {expected}")

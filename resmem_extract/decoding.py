@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from resmem_extract.errors import ImageError
+from .errors import ImageError
 
 __all__ = [
     "IMAGE_FORMATS",

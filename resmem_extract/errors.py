@@ -1,4 +1,4 @@
-"""Every error that this package raises on purpose.
+"""Every error that this package raises on purpose, and what their messages share.
 
 Each one subclasses a built-in, so that code that knows nothing of this package can catch it, and
 `ResmemExtractError`, so that the command line can tell a foreseen problem (one line, an honest
@@ -8,9 +8,12 @@ exit code) from a defect (a traceback).
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 __all__ = [
+    "EMPTY_PATH",
     "ImageError",
     "IncompleteStoreError",
     "MissingExtraError",
@@ -22,6 +25,8 @@ __all__ = [
     "UnknownModuleError",
     "WeightsError",
     "WorkError",
+    "counted",
+    "given_path",
     "nearest",
 ]
 
@@ -77,6 +82,36 @@ class ImageError(WorkError, OSError):
 
 class OverflowInDtypeError(WorkError, OverflowError):
     """Activations are too large for the data type that they are to be stored in."""
+
+
+EMPTY_PATH = "empty; is a shell variable unset?"
+
+
+def given_path(value: object, name: str) -> Path:
+    """Return what a user gave as a path.
+
+    Parameters
+    ----------
+    value : object
+    name : str
+        Of the argument, for the message.
+
+    Raises
+    ------
+    RequestError
+        If it is empty (``Path("")`` would be the current folder) or no path.
+    """
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str):
+        raise RequestError(f"{name}: expected a path, got {type(path).__name__}")
+    if not path:
+        raise RequestError(f"{name} '': {EMPTY_PATH}")
+    return Path(path)
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number of things: ``1 image``, ``2 images``."""
+    return f"{n} {noun}{'s' * (n != 1)}"
 
 
 def nearest(text: str, known: Sequence[str], n: int = 3) -> list[str]:

@@ -1,6 +1,6 @@
 """Reading written listings of images: text lists and CSV tables.
 
-Only text is interpreted here; whether the listed files exist is asked in `images`.
+Text is interpreted here; that the listed files exist is seen to in `images`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resmem_extract.errors import RequestError
+from .errors import RequestError
 
-__all__ = ["RESERVED_COLUMNS", "Listing", "read_csv", "read_list", "shown"]
+__all__ = ["RESERVED_COLUMNS", "Listing", "is_file", "read_csv", "read_list", "shown"]
 
 RESERVED_COLUMNS = frozenset({"id", "sha256", "row"})
 """Names that a feature store uses itself beside the user's columns."""
@@ -50,7 +50,9 @@ def shown(text: object) -> str:
 
 
 def read_list(path: Path) -> Listing:
-    """Read a text list: one image path a line; blank lines and lines after '#' are skipped.
+    """Read a text list: one image path a line, without the blanks around it.
+
+    Empty lines are skipped, and those that begin with '#' unless a file has that name.
 
     Raises
     ------
@@ -59,7 +61,19 @@ def read_list(path: Path) -> Listing:
     """
     text = _read_text(path).replace("\r\n", "\n").replace("\r", "\n")
     lines = (line.strip() for line in text.split("\n"))
-    return Listing(tuple(line for line in lines if line and not line.startswith("#")))
+    return Listing(tuple(line for line in lines if line and not _is_comment(line, path.parent)))
+
+
+def _is_comment(line: str, folder: Path) -> bool:
+    return line.startswith("#") and not is_file(folder / line)
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a path, however it was written, is that of a file."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long for the file system, a NUL
+        return False
 
 
 def read_csv(path: Path) -> Listing:
@@ -83,7 +97,6 @@ def read_csv(path: Path) -> Listing:
         The file cannot be read, is not such a table, or has a column whose name cannot be kept.
     """
     header, rows = _read_rows(path)
-    _check_header(header, path)
     cells = {name: [row[k] for row in rows] for k, name in enumerate(header)}
     paths = _required(cells.pop("path"), "path", path)
     ids = _required(cells.pop("image_id"), "image_id", path) if "image_id" in cells else None
@@ -117,8 +130,8 @@ def _not_text(path: Path) -> RequestError:
 
 def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of a CSV, all of one length; blank lines do not count."""
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), delimiter=delimiter, strict=True)
+    text = io.StringIO(_read_text(path), newline="")
+    reader = csv.reader(text, delimiter=_delimiter(path), strict=True)
     try:
         lines = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
@@ -126,6 +139,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     if not lines:
         raise RequestError(f"no images in {shown(path)}: the file is empty; give a column 'path'")
     header = [name.strip() for name in lines[0][1]]
+    _check_header(header, path)
     for number, row in lines[1:]:
         if len(row) != len(header):
             raise RequestError(
@@ -135,8 +149,21 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     return header, [row for _, row in lines[1:]]
 
 
+def _delimiter(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","
+
+
 def _check_header(header: Sequence[str], path: Path) -> None:
     """Raise if a column is missing, named twice, or has a name that a store cannot keep."""
+    if "path" not in header:
+        others = [sign for sign in (";", "\t", ",") if sign in header[0]]
+        hint = (
+            f"is {others[0]!r} the separator? save it with {_delimiter(path)!r}"
+            if others
+            else "name the column of image files 'path' in its first line"
+        )
+        columns = shown(", ".join(header))
+        raise RequestError(f"{shown(path)} has no column 'path', only {columns}; {hint}")
     for name in header:
         if name in RESERVED_COLUMNS or name in ("", ".") or "/" in name or not name.isprintable():
             raise RequestError(
@@ -145,11 +172,6 @@ def _check_header(header: Sequence[str], path: Path) -> None:
             )
         if header.count(name) > 1:
             raise RequestError(f"{shown(path)}: two columns are named {name!r}; rename one")
-    if "path" not in header:
-        raise RequestError(
-            f"{shown(path)} has no column 'path', only {shown(', '.join(header))}; name the column"
-            " of image files 'path' in its first line"
-        )
 
 
 def _required(cells: Sequence[str], name: str, path: Path) -> tuple[str, ...]:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from resmem_extract.errors import RequestError
-from resmem_extract.image_lists import Listing, read_csv, read_list, shown
+from .errors import RequestError, counted, given_path
+from .image_lists import Listing, is_file, read_csv, read_list, shown
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -101,15 +102,20 @@ class StimulusSet:
         )
 
 
-def find_images(source: str | os.PathLike[str], *, id_form: IdForm = "path") -> StimulusSet:
+Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""What can stand for images: a path, or a list or tuple of paths."""
+
+
+def find_images(source: Source, *, id_form: IdForm = "path") -> StimulusSet:
     """Find the images that `source` stands for, and name them.
 
     Parameters
     ----------
-    source : path
+    source : path, or list or tuple of paths
         A folder (searched recursively, sorted by id; links to folders are followed, hidden files
         and folders are not), an image, a CSV (.csv, .tsv) with the column `path`, or a text list
-        with one path a line. Relative paths in a CSV or list are meant from its own folder.
+        with one path a line. Relative paths in a CSV or list are meant from its own folder, those
+        in a list of Python from the current one.
     id_form : {"path", "stem"}
         An image is named by its path in the folder, or as the CSV or list has it; `stem` drops
         folder and extension. Ids of a CSV column `image_id` are taken as they are.
@@ -127,13 +133,17 @@ def find_images(source: str | os.PathLike[str], *, id_form: IdForm = "path") -> 
     """
     if id_form not in ("path", "stem"):
         raise RequestError(f"the form of ids is 'path' or 'stem', not {id_form!r}")
-    path = _existing(source)
+    if isinstance(source, (list, tuple)):
+        paths = tuple(str(given_path(path, "images")) for path in source)
+        return _from_listing(Path.cwd(), "images", Listing(paths), id_form)
+    path = _existing(cast("str | os.PathLike[str]", source))
     if path.is_dir():
         return _from_folder(path, id_form)
     if path.suffix.lower() in IMAGE_EXTENSIONS:
         return StimulusSet((_identify(path.name, id_form),), (path,), root=str(path))
     is_csv = path.suffix.lower() in _CSV_EXTENSIONS
-    return _from_listing(path, read_csv(path) if is_csv else read_list(path), id_form)
+    listing = read_csv(path) if is_csv else read_list(path)
+    return _from_listing(path, shown(path), listing, id_form)
 
 
 def sample_photographs() -> StimulusSet:
@@ -170,12 +180,14 @@ def sample_photographs() -> StimulusSet:
 
 def _existing(source: str | os.PathLike[str]) -> Path:
     """Return `source` as an absolute path to something that is there."""
-    if not os.fspath(source):
-        raise RequestError(f"the path of the images is empty; give {_SOURCES}")
-    path = Path(source).absolute()
+    if hasattr(source, "__array__"):
+        raise RequestError("images: arrays cannot be given yet; save them as files, such as PNG")
+    given = given_path(source, "images")
+    path = given.absolute()
     try:
         path.stat()
     except (OSError, ValueError) as error:
+        _refuse_url(str(given))
         problem = getattr(error, "strerror", None) or str(error)
         raise RequestError(f"{shown(path)}: {problem}; give {_SOURCES}") from error
     if not _is_utf8(str(path)):
@@ -281,34 +293,43 @@ def _extensions(names: Iterable[str]) -> str:
 def _no_images(folder: Path, others: Sequence[str]) -> str:
     message = f"no images in {shown(folder)}"
     if others:
-        message += f"; it holds {len(others)} other file(s) ({_extensions(others)})"
+        message += f"; it holds {counted(len(others), 'other file')} ({_extensions(others)})"
     return f"{message}; image files end in {' '.join(sorted(IMAGE_EXTENSIONS))}"
 
 
-def _from_listing(source: Path, listing: Listing, id_form: IdForm) -> StimulusSet:
-    """Return the images that a list or CSV names, all of which must be there."""
+def _from_listing(source: Path, name: str, listing: Listing, id_form: IdForm) -> StimulusSet:
+    """Return the images that a list or CSV names, all of which must be there.
+
+    Parameters
+    ----------
+    source : Path
+        The list or CSV, or the folder from which relative paths are meant.
+    name : str
+        What it is called in messages.
+    """
+    folder = source if source.is_dir() else source.parent
     if not listing.paths:
-        raise RequestError(f"no images in {shown(source)}; give one path a line")
+        raise RequestError(f"no images in {name}; give one path a line")
     stimuli = StimulusSet(
         ids=listing.ids or tuple(_identify(path, id_form) for path in listing.paths),
-        paths=tuple(source.parent / path for path in listing.paths),
+        paths=tuple(folder / path for path in listing.paths),
         columns=listing.columns,
         root=str(source),
     )
-    missing = [path for path in stimuli.paths if not _is_file(path)]
+    missing = [path for path in stimuli.paths if not is_file(path)]
     if missing:
+        _refuse_url(listing.paths[stimuli.paths.index(missing[0])])
         raise RequestError(
-            f"{len(missing)} of the {len(stimuli)} files listed in {shown(source)} do not exist,"
-            f" first {shown(missing[0])}; relative paths are meant from the listing's folder"
+            f"{len(missing)} of the {len(stimuli)} files listed in {name} do not exist,"
+            f" first {shown(missing[0])}; relative paths are meant from {shown(folder)}"
         )
     return stimuli
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long for the file system, a NUL
-        return False
+def _refuse_url(text: str) -> None:
+    """Raise if what does not exist is a URL; a `Path` has one '/' of it."""
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", text):
+        raise RequestError(f"{shown(text)}: URLs are not fetched; download the images first")
 
 
 def _identify(name: str, id_form: IdForm) -> str:

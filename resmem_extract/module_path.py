@@ -42,6 +42,8 @@ class ModulePaths:
         Declared lists of exact names, ``{"alexnet_layers": ["conv1", ...]}``.
     aliases : mapping of str to str
         Declared other names, ``{"memorability": "output"}``.
+    model : str
+        Name of the model, for messages.
 
     Raises
     ------
@@ -55,8 +57,10 @@ class ModulePaths:
         *,
         lists: Mapping[str, Sequence[str]] | None = None,
         aliases: Mapping[str, str] | None = None,
+        model: str = "NAME",
     ) -> None:
         self.network = network
+        self._model = model
         self.lists = {name: tuple(paths) for name, paths in (lists or {}).items()}
         self.aliases = dict(aliases or {})
         declared = [p for paths in self.lists.values() for p in paths] + [*self.aliases.values()]
@@ -79,6 +83,15 @@ class ModulePaths:
     def names(self) -> tuple[str, ...]:
         """Exact names of all modules, then `output`."""
         return tuple(dict.fromkeys((*self._modules, OUTPUT)))
+
+    def declared(self, name: str) -> tuple[str, ...]:
+        """Return the declared names of a module: aliases, and entries of lists."""
+        lists = [(f"{text}[{i}]", p) for text, ps in self.lists.items() for i, p in enumerate(ps)]
+        return tuple(
+            text
+            for text, path in [*self.aliases.items(), *lists]
+            if self._canonical.get(path, path) == name
+        )
 
     def addresses(self) -> list[Address]:
         """Return every module, `output` last."""
@@ -204,7 +217,7 @@ class ModulePaths:
         return "", ""
 
     def _how_to_list(self) -> str:
-        return "`resmem-extract modules --model NAME` lists all"
+        return f"`resmem-extract modules --model {self._model}` lists all"
 
 
 _SUFFIX = re.compile(r"@\d+$|\[[^\[\]]*\]$")

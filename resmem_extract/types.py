@@ -99,6 +99,8 @@ class ActivationSpec:
     """How often one forward pass calls the module."""
     links: tuple[str, ...] = ()
     """Further names under which the data set is found: what the user typed, if not canonical."""
+    names: tuple[str, ...] = ()
+    """What the model declares as names of the module: aliases, entries of lists."""
     reduce: Mapping[str, Any] = field(default_factory=lambda: Reduction().describe())
 
     def __post_init__(self) -> None:

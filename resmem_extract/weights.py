@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from .cache import cache_dir, expanded, remembered
-from .errors import WeightsError
+from .errors import WeightsError, given_path
 
 __all__ = [
     "LocatedWeights",
@@ -144,7 +144,7 @@ def _candidates(
     A path that the user named has to exist, and what `explicit` names is never passed over.
     """
     if explicit is not None:
-        path = expanded(os.fspath(explicit))
+        path = expanded(str(given_path(explicit, "weights")))
         if _kind(path) != "file":
             raise WeightsError(f"no weights file {path}; give the path of a checkpoint, or none")
         yield "explicit", path

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from resmem_extract.config import (
     ExtractOptions,
@@ -68,6 +70,13 @@ def test_every_shipped_configuration_is_valid_and_says_how_to_run_it(path):
         ("command: score\ndtype: float16", "unknown option 'dtype'; known: "),
         ("command: score\nbatch_size: -1", "batch_size -1: should be greater than 0"),
         ("command: score\nid: name", "id 'name': should be 'path' or 'stem'"),
+        ("command: score\nimages: ''", "images '': empty; is a shell variable unset?"),
+        ("command: score\nweights: ''", "weights '': empty"),
+        ("command: extract\nmodule: a\nout: ''", "out '': empty; is a shell variable unset?"),
+        ("command: score\nthreads: 1025", "threads 1025: should be less than or equal to 1024"),
+        ("command: score\nstreams: 257", "streams 257: should be less than or equal to 256"),
+        ("command: score\nworkers: 257", "workers 257: should be less than or equal to 256"),
+        ("command: score\nbatch_size: true", "batch_size True: should be a valid integer"),
         ("command: score\nimages: [a]", "images ['a']"),
         ("command: score\n1: 2", "1 "),
         ("command: [", "while parsing"),
@@ -95,3 +104,10 @@ def test_records_are_frozen_and_keys_are_named_as_typed():
         options.pool = "avg"
     with pytest.raises(RequestError, match=r"^here: <batch_size> 0: should be greater than 0$"):
         validated(RunOptions, {"batch_size": 0}, "here", "<{}>".format)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.dtype("float16"), "float16"])
+def test_records_of_other_packages_stand_for_their_names(dtype):
+    values = {"dtype": dtype, "device": torch.device("cpu")}
+    options = validated(ExtractOptions, values, "here")
+    assert (options.dtype, options.device) == ("float16", "cpu")

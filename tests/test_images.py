@@ -242,7 +242,7 @@ def test_sources_without_images(tmp_path):
     assert refusal(empty).startswith(f"no images in {empty}; image files end in .avif")
     message = refusal(put(tmp_path / "texts", "a.txt", "b/c.npy"))
     assert "no images in" in message
-    assert "it holds 2 other file(s) (.npy, .txt)" in message
+    assert "it holds 2 other files (.npy, .txt)" in message
     assert "no images in" in refusal(written(tmp_path / "l.txt", "# nothing\n\n"))
     assert "no images in" in refusal(written(tmp_path / "t.csv", "path,a\n"))
     assert "no images in" in refusal(written(tmp_path / "u.csv", ""))
@@ -303,7 +303,9 @@ def test_listed_files_that_do_not_exist(tmp_path):
     ("text", "part"),
     [
         ("file,x\na.jpg,1\n", "has no column 'path', only file, x"),
-        ("path;x\na.jpg;1\n", "has no column 'path', only path;x"),
+        ("path;x\na.jpg;1\n", "has no column 'path', only path;x; is ';' the separator?"),
+        ("path;x\na.jpg;1,5\n", "is ';' the separator? save it with ','"),
+        ("file,id\na.jpg,1\n", "has no column 'path', only file, id"),
         ("path,x\na.jpg\n", "line 2: 1 values for 2 columns"),
         ("path\na.jpg\n\na.jpg,2\n", "line 4: 2 values for 1 columns"),
         ("path,x,x\na.jpg,1,2\n", "two columns are named 'x'"),
@@ -395,3 +397,43 @@ def test_every_extension_is_one_of_a_format_that_is_decoded():
     unknown = {extension for extension in IMAGE_EXTENSIONS if extension not in known}
     assert unknown <= {".avif"}  # Pillow before 11.3
     assert {known[extension] for extension in IMAGE_EXTENSIONS - unknown} <= {*IMAGE_FORMATS}
+
+
+# --- a list in Python ---
+
+
+def test_a_list_of_paths_is_as_a_text_list(tmp_path, monkeypatch):
+    put(tmp_path, "b.jpg", "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    found = find_images(["b.jpg", tmp_path / "a.jpg"])
+    assert found.ids == ("b.jpg", str(tmp_path / "a.jpg"))
+    assert found.paths == (tmp_path / "b.jpg", tmp_path / "a.jpg")
+    assert find_images(("b.jpg", "a.jpg"), id_form="stem").ids == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (["a.jpg", "a.jpg"], "two images have the id a.jpg"),
+        ([], "no images in images"),
+        (["a.jpg", 3], "images: expected a path, got int"),
+        (b"a.jpg", "images: expected a path, got bytes"),
+        (["c.jpg"], "1 of the 1 files listed in images do not exist"),
+        (["http://x.org/c.jpg"], "URLs are not fetched; download the images first"),
+        ("https://x.org/c.jpg", "URLs are not fetched; download the images first"),
+        (Path("https://x.org/c.jpg"), "URLs are not fetched"),
+        ("", "images '': empty; is a shell variable unset?"),
+        (np.zeros((2, 3)), "arrays cannot be given yet; save them as files"),
+    ],
+    ids=str,
+)
+def test_what_is_no_list_of_paths(tmp_path, monkeypatch, source, message):
+    put(tmp_path, "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert message in refusal(source)
+
+
+def test_a_name_that_begins_like_a_comment(tmp_path):
+    put(tmp_path, "#1.jpg")
+    found = find_images(written(tmp_path / "l.txt", "# mine\n  #1.jpg  \n#2.jpg\n"))
+    assert found.ids == ("#1.jpg",)

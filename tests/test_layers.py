@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 LAYER = {
     "_version": 0,
     "errors": -1,  # below all others: every layer may raise them
+    "partial_files": -1,
     "path_grammar": 0,
     "types": 0,
     "cache": 0,
@@ -52,6 +53,7 @@ UNIT_OF_MODULE = {
 # Packages that a unit must not import, not even lazily.
 FORBIDDEN = {
     "errors": {"torch", "torchvision", "h5py", "numpy"},
+    "partial_files": {"torch", "torchvision", "h5py", "numpy"},
     "path_grammar": {"torch", "torchvision", "h5py", "numpy"},
     "types": {"torch", "torchvision", "h5py"},
     "cache": {"torch", "torchvision", "h5py", "numpy"},

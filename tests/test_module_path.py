@@ -125,7 +125,7 @@ def test_names_are_all_modules_then_the_output(resmem_paths) -> None:
 
 # --- what is not there ---------------------------------------------------------------------------
 
-LIST = "; `resmem-extract modules --model NAME` lists all"
+LIST = "; `resmem-extract modules --model resmem` lists all"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,8 @@ def test_nearest_names(resmem_paths, text: str, hint: str) -> None:
 def test_index_out_of_range_says_what_is_there() -> None:
     paths = ModulePaths(nn.ModuleDict({"trunk": sequential(stem=nn.ReLU(), head=nn.ReLU())}))
     assert error_of(paths, "trunk.2") == (
-        f"no module 'trunk.2': trunk has 2 children, stem to head{LIST}"
+        "no module 'trunk.2': trunk has 2 children, stem to head; "
+        "`resmem-extract modules --model NAME` lists all"
     )
 
 

@@ -316,7 +316,7 @@ def test_memo_keeps_what_others_wrote_meanwhile(cache: Path) -> None:
 def test_memo_is_bounded_and_forgets_the_oldest(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "_REMEMBER_AT_MOST", 2)
+    monkeypatch.setattr("resmem_extract.cache._REMEMBER_AT_MOST", 2)
     for key in "abc":
         remembered(key, key.upper)
     assert json.loads((cache / "hashes.json").read_bytes()) == {"b": "B", "c": "C"}
@@ -382,3 +382,12 @@ def test_get_weights_fetches_the_file_that_is_looked_for() -> None:
     script = (Path(__file__).parents[1] / "get_weights.sh").read_text(encoding="utf-8")
     for fact in (RESMEM.sha256, str(RESMEM.size), RESMEM.filename, RESMEM.member):
         assert fact in script
+
+
+def test_the_memo_honours_the_umask(cache: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        remembered("key", lambda: "value")
+    finally:
+        os.umask(before)
+    assert (cache / "hashes.json").stat().st_mode & 0o777 == 0o640

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import RequestError
+from ..errors import RequestError, counted
 from .options import (
     FLAG,
     BatchSizeOption,
@@ -51,7 +50,7 @@ def extract_command(
             "NAME:PATH is of one of several networks.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="HDF5 file to write.")],
+    out: Annotated[str, typer.Option("--out", metavar="FILE", help="HDF5 file to write.")],
     model: ModelsOption = ["resmem"],  # noqa: B006  typer copies it
     images: ImagesOption = None,
     dtype: Annotated[
@@ -140,7 +139,7 @@ def run_extract(run: ExtractRun, *, as_json: bool, quiet: bool) -> None:
     """Do what a validated run asks, and print the summary."""
     from ..pipeline import extract, extract_many
 
-    with progress_bar("extracting", quiet) as progress:
+    with progress_bar("extracting", f"loading {', '.join(run.model)}", quiet) as progress:
         shared: dict[str, Any] = {"out": run.out, "progress": progress, "tell": notes(quiet)}
         shared |= run.options()
         if len(run.model) > 1:
@@ -174,8 +173,10 @@ def _as_json(summary: ExtractSummary) -> dict[str, Any]:
         ],
         "skipped": [{"id": i, "reason": reason} for i, reason in summary.skipped],
         "bytes": summary.bytes,
-        "seconds": round(summary.seconds, 3),
-        "images_per_second": round(summary.images_per_second, 2),
+        "seconds": None if summary.already_complete else round(summary.seconds, 3),
+        "images_per_second": (
+            None if summary.already_complete else round(summary.images_per_second, 2)
+        ),
         "engine": summary.engine,
         "device": summary.device,
     }
@@ -183,13 +184,13 @@ def _as_json(summary: ExtractSummary) -> dict[str, Any]:
 
 def _print(summary: ExtractSummary) -> None:
     from ..store import format_bytes
-    from .tables import print_table
+    from .tables import other_name, print_table
 
     if summary.already_complete:
         results.print(f"{summary.out} is already complete", markup=False)
     else:
         results.print(
-            f"{summary.out}: {summary.images} images, {format_bytes(summary.bytes)}, "
+            f"{summary.out}: {counted(summary.images, 'image')}, {format_bytes(summary.bytes)}, "
             f"{summary.images_per_second:.1f} images/s ({summary.model}, {summary.engine} engine, "
             f"{summary.device})",
             markup=False,
@@ -197,7 +198,7 @@ def _print(summary: ExtractSummary) -> None:
     rows = [
         (
             spec.path,
-            spec.requested if spec.requested != spec.path else "",
+            other_name(spec.requested, spec.path),
             f"[{', '.join(map(str, (summary.images, *spec.shape)))}]",
             spec.dtype,
             format_bytes(summary.images * spec.nbytes_per_image),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import RequestError, nearest
+from ..errors import RequestError, counted, nearest
 from .options import JsonOption, ModelOption, QuietOption
-from .tables import print_table
+from .tables import other_name, print_table, short_hash
 from .terminal import print_json, results
 
 __all__ = ["info_command", "models_command", "modules_command"]
@@ -37,8 +38,8 @@ def models_command(
         fields = ("name", "source", "description", "licence")
         print_json([{name: getattr(entry, name) for name in fields} for entry in entries])
         return
-    rows = [(entry.name, entry.source, entry.description, entry.licence) for entry in entries]
-    print_table(("name", "source", "what it is", "licence of the weights"), rows)
+    rows = [(entry.name, entry.description, entry.licence) for entry in entries]
+    print_table(("name", "what it is", "weights' licence"), rows)
 
 
 def modules_command(
@@ -51,7 +52,8 @@ def modules_command(
 ) -> None:
     """List a network's modules: path, index path, type, output shape, calls and bytes an image.
 
-    Shapes are those of one image, at the last call of a module that is called more than once.
+    Shapes are those of one image, at the last call of a module that is called more than once
+    unless --match ends in @k.
 
     Example: resmem-extract modules --model resmem --match 'features.layer2.*'
     """
@@ -97,28 +99,30 @@ def info_command(
     if quiet:
         return
     size = format_bytes(file.stat().st_size)
-    results.print(f"{file}: {content['images']} images, {size}", markup=False)
+    results.print(f"{file}: {counted(content['images'], 'image')}, {size}", markup=False)
     rows = [
         (
             module["path"],
-            ", ".join(module["links"]),
+            ", ".join(filter(None, (other_name(n, module["path"]) for n in module["links"]))),
             str(module["shape"]),
             module["dtype"],
             format_bytes(module["bytes"]),
-            str(module["chunks"]),
         )
         for module in content["modules"]
     ]
-    print_table(("module", "also", "shape", "dtype", "size", "chunks"), rows)
+    print_table(("module", "also", "shape", "dtype", "size"), rows)
     if content["columns"]:
         results.print(f"columns of the images: {', '.join(content['columns'])}", markup=False)
     if content["skipped"]:
         results.print(f"skipped images: {content['skipped']}", markup=False)
     for key, value in content["provenance"].items():
-        results.print(f"{key}: {_plain(value)}", markup=False)
+        line = f"{key}: {_plain(value)}"
+        if isinstance(value, dict):
+            line = textwrap.fill(line, 80, subsequent_indent="  ", break_long_words=False)
+        results.print(line, markup=False)
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_plain(part)}" for key, part in value.items())
-    return str(value)
+    return short_hash(str(value))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -54,7 +53,7 @@ ModelsOption = Annotated[
     ),
 ]
 ImagesOption = Annotated[
-    Path | None,
+    str | None,  # as typed: an empty `Path` would be the current folder
     typer.Option(
         "--images",
         metavar="PATH",
@@ -63,7 +62,7 @@ ImagesOption = Annotated[
     ),
 ]
 WeightsOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--weights", metavar="FILE", help="Checkpoint to use; default: the released one."),
 ]
 UnverifiedOption = Annotated[
@@ -132,7 +131,7 @@ WorkersOption = Annotated[
     typer.Option(
         "--workers",
         metavar="N",
-        help="Threads that decode images.",
+        help="Threads that decode images; 0 decodes in the main thread.",
         rich_help_panel=_RUN,
     ),
 ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import counted
 from .options import (
     BatchSizeOption,
     CompileOption,
@@ -40,7 +40,7 @@ def score_command(
     model: ModelOption = "resmem",
     images: ImagesOption = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--out", metavar="FILE", help="CSV to write; default: print it. Provenance: FILE.json."
         ),
@@ -95,7 +95,7 @@ def run_score(run: ScoreRun, *, as_json: bool, quiet: bool) -> None:
     """Do what a validated run asks, and print the table or the summary."""
     from ..pipeline import score
 
-    with progress_bar("scoring", quiet) as progress:
+    with progress_bar("scoring", f"loading {run.model}", quiet) as progress:
         scores = score(
             run.model,
             run.images,
@@ -117,7 +117,7 @@ def run_score(run: ScoreRun, *, as_json: bool, quiet: bool) -> None:
     elif not quiet:
         values = scores.memorability
         results.print(
-            f"{run.out}: {len(values)} images, memorability {min(values):.3f} to "
+            f"{run.out}: {counted(len(values), 'image')}, memorability {min(values):.3f} to "
             f"{max(values):.3f}, {len(values) / scores.seconds:.1f} images/s",
             markup=False,
         )

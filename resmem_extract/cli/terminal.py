@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import typer
@@ -50,8 +52,13 @@ def print_json(value: Any) -> None:
 
 
 @contextmanager
-def progress_bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Give a function to be told of progress: a bar in a terminal, now and then a line in a log."""
+def progress_bar(
+    what: str, before: str, quiet: bool
+) -> Iterator[Callable[[int, int], None] | None]:
+    """Give a function to be told of progress: a bar in a terminal, now and then a line in a log.
+
+    A terminal shows `before` until there is progress.
+    """
     if quiet:
         yield None
     elif not _stderr.is_terminal:
@@ -64,9 +71,18 @@ def progress_bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] 
             _Rate(),
             TimeRemainingColumn(elapsed_when_finished=True),
         )
-        with Progress(*columns, console=_stderr, transient=True) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+        with ExitStack() as shown:
+            waiting = shown.enter_context(_stderr.status(f"{escape(before)} ..."))
+            bar = Progress(*columns, console=_stderr, transient=True)
+            task = bar.add_task(what)
+
+            def update(done: int, total: int) -> None:
+                if not bar.live.is_started:
+                    waiting.stop()
+                    shown.enter_context(bar)
+                bar.update(task, completed=done, total=total)
+
+            yield update
 
 
 class _Rate(ProgressColumn):
@@ -97,6 +113,15 @@ class _Log:
 def run_app(app: typer.Typer, name: str) -> None:
     """Run a command line: foreseen problems are one line and an honest exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    ended_by: list[int] = []
+
+    def terminate(number: int, _frame: object) -> None:
+        """Take SIGTERM, SLURM's end of the time limit, for Ctrl-C: files are tidied up."""
+        signal.signal(number, signal.SIG_IGN)
+        ended_by.append(number)
+        raise KeyboardInterrupt
+
+    handler = signal.signal(signal.SIGTERM, terminate)
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is escaped
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -104,6 +129,7 @@ def run_app(app: typer.Typer, name: str) -> None:
         code = app(prog_name=name, standalone_mode=False)
         if code == INTERRUPTED:  # typer makes this of Ctrl-C; others raise it
             raise KeyboardInterrupt
+        sys.stdout.flush()
     except ResmemExtractError as error:
         code = _fail(str(error), error.exit_code)
     except _ClickException as error:
@@ -111,11 +137,28 @@ def run_app(app: typer.Typer, name: str) -> None:
         if type(error).__name__ != "NoArgsIsHelpError":  # for that one, help was shown
             _fail(_usage(error, name), code)
     except (KeyboardInterrupt, typer.Abort):
-        code = _fail("interrupted; nothing was written, run the same command again", INTERRUPTED)
+        what = "terminated" if ended_by else "interrupted"
+        code = _fail(
+            f"{what}: nothing was written; the same command starts again from the beginning",
+            128 + ended_by[0] if ended_by else INTERRUPTED,
+        )
     except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         code = 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _drop_output()
+        where = error.filename or "the output"
+        code = _fail(f"{where} cannot be written: {os.strerror(error.errno)}", 1)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_output() -> None:
+    """Let what is still to be printed go nowhere, so that Python's own last flush succeeds."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> int:

@@ -40,7 +40,7 @@ class Model:
     @cached_property
     def paths(self) -> ModulePaths:
         """The names of the network's modules."""
-        return ModulePaths(self.network, lists=self.lists, aliases=self.aliases)
+        return ModulePaths(self.network, lists=self.lists, aliases=self.aliases, model=self.name)
 
     @cached_property
     def state_dict_sha256(self) -> str:

@@ -35,8 +35,11 @@ def load_into(network: nn.Module, path: Path) -> None:
         mapped = _if_known(mmap=zipfile.is_zipfile(path))
         state = torch.load(path, map_location="cpu", weights_only=True, **mapped)
     except (RuntimeError, UnpicklingError, EOFError, ValueError, OSError) as error:
+        # torch's own words may advise to unpickle anything, which runs code.
+        unsafe = isinstance(error, UnpicklingError) or "weights_only" in str(error)
+        reason = "it is no file of tensors alone" if unsafe else _first_line(error)
         raise WeightsError(
-            f"{path} cannot be read as a checkpoint ({_first_line(error)}); expected a state dict "
+            f"{path} cannot be read as a checkpoint ({reason}); expected a state dict "
             "saved by torch.save"
         ) from error
     if not isinstance(state, Mapping):

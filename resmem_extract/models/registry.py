@@ -35,7 +35,7 @@ _ENTRIES = (
         name="resmem",
         source="resmem",
         loader="resmem_extract.models.resmem:load",
-        description="predicts how memorable an image is (Needell & Bainbridge 2022)",
+        description="memorability of an image (Needell & Bainbridge 2022)",
         licence="non-commercial",
     ),
 )

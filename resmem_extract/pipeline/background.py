@@ -20,7 +20,7 @@ class Background:
     What the function raises is raised again in the caller, at the next call or at `join`.
     """
 
-    def __init__(self, function: Callable[..., None], depth: int = 2) -> None:
+    def __init__(self, function: Callable[..., None], depth: int = 1) -> None:
         self._function = function
         self._calls: queue.Queue[tuple[Any, ...] | None] = queue.Queue(depth)
         self._error: BaseException | None = None
@@ -59,7 +59,7 @@ class Background:
 
 
 @contextmanager
-def background(function: Callable[..., None], depth: int = 2) -> Iterator[Background]:
+def background(function: Callable[..., None], depth: int = 1) -> Iterator[Background]:
     """Give a `Background` that is stopped when the block is left."""
     worker = Background(function, depth)
     try:

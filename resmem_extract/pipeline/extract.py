@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,8 @@ import numpy.typing as npt
 
 from ..config import ExtractOptions, validated
 from ..decoding import SkippedImage
-from ..errors import RequestError, StoreError, WorkError
+from ..errors import RequestError, StoreError, WorkError, counted, given_path
 from ..images import StimulusSet
-from ..models import load_model
 from ..store import (
     Store,
     StoreWriter,
@@ -28,11 +27,20 @@ from ..store import (
 )
 from ..types import ActivationSpec, Progress
 from .background import background
-from .compiling import compiled_if_worthwhile
-from .plan import choose_plan, common_plan
+from .networks import Network, ready_networks
+from .plan import choose_plan
 from .provenance import now, provenance
 from .repeat import image_differences, run_differences
-from .run import Images, Tell, batches, choose_stimuli, is_file, prepare_capture, runner
+from .run import (
+    Images,
+    Tell,
+    as_model,
+    batches,
+    choose_stimuli,
+    place_of,
+    prepare_capture,
+    refuse_inputs,
+)
 
 if TYPE_CHECKING:
     from ..capture import Capture
@@ -88,9 +96,9 @@ def extract(
         From `load_model`, or its name.
     modules : str or sequence of str
         Module paths, in any form of `resmem_extract.module_path`.
-    images : path or StimulusSet, optional
-        A folder, a text list, a CSV or an image; by default the photographs that ship inside
-        scikit-image and scikit-learn.
+    images : path, list of paths or StimulusSet, optional
+        A folder, a text list, a CSV or an image, or images one by one; by default the photographs
+        that ship inside scikit-image and scikit-learn.
     out : path
         The HDF5 file; it appears under this name only when it is complete.
     weights, verify
@@ -118,14 +126,14 @@ def extract(
     asked: ExtractOptions = validated(ExtractOptions, options, "extract")
     tell = tell or _nobody
     stimuli = choose_stimuli(images, asked, tell)
-    out = Path(out)
-    existing = _existing(out, asked.overwrite)
-    if isinstance(model, str):
-        model = load_model(model, weights=weights, verify=verify)
+    if weights is not None:
+        refuse_inputs(given_path(out, "out"), [given_path(weights, "weights")])
+    place = place_of(out, "activations.h5", stimuli)
+    model = as_model(model, weights, verify)
+    existing = _existing(place, model, asked.overwrite)
     modules = [modules] if isinstance(modules, str) else modules
-    (summary,) = _extract(
-        [_job(model, modules, out, existing, asked, tell)], stimuli, asked, progress, tell
-    )
+    job = _job(model, modules, place, existing, asked, tell)
+    (summary,) = _extract([job], stimuli, asked, progress, tell)
     return summary
 
 
@@ -168,19 +176,20 @@ def extract_many(
     """
     asked: ExtractOptions = validated(ExtractOptions, options, "extract")
     tell = tell or _nobody
-    folder = Path(out)
+    folder = given_path(out, "out")
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder} is a file; several networks need a folder, one file each")
     stimuli = choose_stimuli(images, asked, tell)
-    loaded = [load_model(model) if isinstance(model, str) else model for model in models]
+    loaded = [as_model(model) for model in models]
     names = [model.name for model in loaded]
     if len(set(names)) < len(names):
         raise RequestError(f"the networks {', '.join(names)} are not all different; name each once")
     wanted = _modules_of(names, [modules] if isinstance(modules, str) else modules)
     jobs = []
     for model in loaded:
-        path = folder / f"{model.name.replace('/', '_')}.h5"
-        existing = _existing(path, asked.overwrite)
+        name = f"{model.name.replace('/', '_')}.h5"
+        path = place_of(folder / name, name, stimuli)
+        existing = _existing(path, model, asked.overwrite)
         jobs.append(_job(model, wanted[model.name], path, existing, asked, tell))
     return _extract(jobs, stimuli, asked, progress, tell)
 
@@ -204,6 +213,7 @@ class _Job:
     """What one network has to do."""
 
     model: Model
+    modules: tuple[str, ...]
     capture: Capture
     specs: list[ActivationSpec]
     out: Path
@@ -220,7 +230,7 @@ def _job(
     tell: Tell,
 ) -> _Job:
     capture = prepare_capture(model, modules, asked, tell)
-    return _Job(model, capture, _specs(capture, asked), out, existing)
+    return _Job(model, tuple(modules), capture, _specs(model, capture, asked), out, existing)
 
 
 def _extract(
@@ -255,20 +265,20 @@ def _run(
     nbytes = sum(required_bytes(job.specs, len(stimuli)) for job in jobs)
     check_free_space(jobs[0].out, nbytes)
     tell(f"writing about {format_bytes(nbytes)} to {', '.join(str(job.out) for job in jobs)}")
-    ready = [
-        compiled_if_worthwhile(job.model, job.capture, asked, len(stimuli), tell) for job in jobs
-    ]
-    plan = common_plan([plan for _, plan in ready])
-    tell(str(plan))
-    jobs = [replace(job, capture=capture) for job, (capture, _) in zip(jobs, ready, strict=True)]
-    records = [provenance(job.model, job.capture, stimuli, plan, asked) for job in jobs]
-    runners = [runner(job.model, job.capture, asked.reduction) for job in jobs]
-
-    started = time.perf_counter()
     skipped: list[SkippedImage] = []
     rows: list[int] = []
     compression = None if asked.compression == "none" else asked.compression
     with ExitStack() as stack:
+        networks = [Network(job.model, job.capture, job.modules) for job in jobs]
+        ready = stack.enter_context(
+            ready_networks(networks, asked, len(stimuli), tell, asked.reduction)
+        )
+        records = [
+            provenance(job.model, job.capture, stimuli, ready.plan, asked)
+            | {"engine": engine, "device": ready.device}
+            for job, engine in zip(jobs, ready.engines, strict=True)
+        ]
+        started = time.perf_counter()
         writers = [
             stack.enter_context(
                 StoreWriter(job.out, job.specs, len(stimuli), compression=compression)
@@ -276,7 +286,7 @@ def _run(
             for job in jobs
         ]
         appends = [stack.enter_context(background(writer.append)) for writer in writers]
-        for batch in batches(runners, stimuli, plan, asked):
+        for batch in batches(ready.runners, stimuli, ready.plan, asked):
             skipped += batch.skipped
             rows += [image.row for image in batch.loaded]
             ids = [image.id for image in batch.loaded]
@@ -288,7 +298,9 @@ def _run(
         for append in appends:
             append.join()
         if not rows:
-            raise WorkError(f"none of the {len(stimuli)} images can be read ({skipped[0].reason})")
+            raise WorkError(
+                f"none of {counted(len(stimuli), 'image')} can be read ({skipped[0].reason})"
+            )
         columns = {name: values[rows] for name, values in stimuli.columns.items()}
         left_out = tuple((image.id, image.reason) for image in skipped)
         for writer, record in zip(writers, records, strict=True):
@@ -304,14 +316,14 @@ def _run(
             modules=tuple(job.specs),
             bytes=job.out.stat().st_size,
             seconds=seconds,
-            engine=job.capture.engine,
-            device=str(job.capture.device),
+            engine=engine,
+            device=ready.device,
         )
-        for job in jobs
+        for job, engine in zip(jobs, ready.engines, strict=True)
     ]
 
 
-def _specs(capture: Capture, asked: ExtractOptions) -> list[ActivationSpec]:
+def _specs(model: Model, capture: Capture, asked: ExtractOptions) -> list[ActivationSpec]:
     from ..capture import reduced_shape
 
     specs = []
@@ -328,13 +340,14 @@ def _specs(capture: Capture, asked: ExtractOptions) -> list[ActivationSpec]:
                 call=captured.target.call,
                 calls=captured.calls,
                 links=captured.links,
+                names=model.paths.declared(captured.target.module),
                 reduce=asked.reduction.describe(),
             )
         )
     return specs
 
 
-def _existing(out: Path, overwrite: bool) -> Store | None:
+def _existing(out: Path, model: Model, overwrite: bool) -> Store | None:
     """Return the store that lies under the name of the result, if it may be the result already.
 
     Raises
@@ -342,7 +355,9 @@ def _existing(out: Path, overwrite: bool) -> Store | None:
     RequestError
         If something else lies there.
     """
-    if not is_file(out, "activations.h5") or overwrite:
+    if model.weights:
+        refuse_inputs(out, [model.weights.path])
+    if overwrite or not out.exists():
         return None
     try:
         return open_store(out)
@@ -390,13 +405,18 @@ def _differences(
     there, here = set(store.modules), {spec.path for spec in specs}
     if there != here:
         yield f"modules: {_only(there - here)} only there, {_only(here - there)} only asked"
+    ways: dict[str, None] = {}  # of reduction, the same for all modules
     for spec in specs:
         if spec.path in there:
             old = store[spec.path].spec
-            if (old.shape, old.dtype, old.reduce) != (spec.shape, spec.dtype, spec.reduce):
+            for key in {**old.reduce, **spec.reduce}:
+                if old.reduce.get(key) != spec.reduce.get(key):
+                    ways[f"{key}: {old.reduce.get(key)} there, {spec.reduce.get(key)} asked"] = None
+            if (old.shape, old.dtype) != (spec.shape, spec.dtype):
                 yield f"{spec.path}: {old.dtype} {old.shape} there, {spec.dtype} {spec.shape} asked"
             elif new := set(spec.links) - set(old.links):
                 yield f"{spec.path}: is not named {_only(new)} there"
+    yield from ways
     ids, hashes = store.image_ids.tolist(), store.sha256.tolist()
     if differences := list(image_differences(stimuli, ids, hashes, store.skipped, asked)):
         yield from differences

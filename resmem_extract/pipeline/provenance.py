@@ -39,10 +39,17 @@ def provenance(
         **asdict(plan),
         "device": str(capture.device),
         "packages": _packages(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(),
         "image_root": stimuli.root,
         "started": now(),
     }
+
+
+def _command() -> str:
+    """Return what was typed; ``python -m resmem_extract`` is ``resmem-extract``."""
+    program = Path(sys.argv[0])
+    as_module = program.parts[-2:] == ("resmem_extract", "__main__.py")
+    return shlex.join(["resmem-extract" if as_module else program.name, *sys.argv[1:]])
 
 
 def _packages() -> dict[str, str]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..config import RunOptions
 from ..decoding import LoadedImage, hash_images, load_images
+from ..errors import counted
 from ..images import StimulusSet
 from .plan import choose_workers
 
@@ -59,7 +60,8 @@ def image_differences(
     """
     left_out = {image_id for image_id, _ in skipped}
     if left_out and asked.on_error == "stop":
-        yield f"{len(left_out)} images were skipped there (--on-error skip)"
+        were = "was" if len(left_out) == 1 else "were"
+        yield f"{counted(len(left_out), 'image')} {were} skipped there (--on-error skip)"
         return
     kept = [row for row, image_id in enumerate(stimuli.ids) if image_id not in left_out]
     if [stimuli.ids[row] for row in kept] != list(ids) or not left_out <= set(stimuli.ids):

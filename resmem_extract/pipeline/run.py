@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,10 @@ import numpy.typing as npt
 
 from ..config import RunOptions
 from ..decoding import LoadedImage, SkippedImage, load_images
-from ..errors import RequestError
+from ..errors import RequestError, given_path
 from ..image_lists import shown
-from ..images import StimulusSet, find_images, sample_photographs
+from ..images import Source, StimulusSet, find_images, sample_photographs
+from ..models import load_model
 from ..types import NO_REDUCTION, Reduction
 from .background import in_order
 from .plan import Plan
@@ -33,14 +35,16 @@ __all__ = [
     "Images",
     "Runner",
     "Tell",
+    "as_model",
     "batches",
     "choose_stimuli",
-    "is_file",
+    "place_of",
     "prepare_capture",
+    "refuse_inputs",
     "runner",
 ]
 
-Images = StimulusSet | str | os.PathLike[str] | None
+Images = StimulusSet | Source | None
 """What a user may give as images; None for the photographs that ship with other packages."""
 
 Tell = Callable[[str], None]
@@ -57,30 +61,73 @@ def choose_stimuli(images: Images, asked: RunOptions, tell: Tell) -> StimulusSet
     return stimuli
 
 
-def is_file(out: Path, example: str) -> bool:
-    """Tell whether something lies under the name of a result.
+def as_model(
+    model: Model | str, weights: str | os.PathLike[str] | None = None, verify: bool = True
+) -> Model:
+    """Return the network that was asked for, loaded if it is named."""
+    if isinstance(model, str):
+        return load_model(model, weights=weights, verify=verify)
+    from ..models.base import Model
+
+    if isinstance(model, Model):
+        return model
+    raise RequestError(
+        f"model: expected a name or an rx.Model, got {type(model).__name__}; wrap a network: "
+        "rx.Model('mine', 'own', network.eval(), preprocessing), with preprocessing such as "
+        "resmem_extract.models.preprocessing.ResizeAndCrop(resize=(256, 256), crop=224)"
+    )
+
+
+def place_of(out: str | os.PathLike[str], example: str, stimuli: StimulusSet) -> Path:
+    """Return where a result is to lie, links followed.
 
     Raises
     ------
     RequestError
-        If that is a folder, or nothing can lie there.
+        If nothing can lie there, or what does is no regular file or one of the inputs.
     """
+    path = given_path(out, "out")
     try:
-        if out.is_dir():
-            raise RequestError(f"{out} is a folder; name a file, such as {out / example}")
-        return out.exists()
-    except OSError as error:
-        raise RequestError(f"{shown(out)} cannot be written: {error.strerror}") from error
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(f"{shown(path)} cannot be written: {reason}") from error
+    if mode is not None and stat.S_ISDIR(mode):
+        raise RequestError(f"{path} is a folder; name a file, such as {path / example}")
+    if mode is not None and not stat.S_ISREG(mode):
+        raise RequestError(f"{path} is a device or a pipe, not a file; name a file: {example}")
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+    refuse_inputs(path, [*stimuli.paths, Path(stimuli.root)])
+    return path
+
+
+def refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:
+    """Raise if the file that would be replaced is one that is read."""
+    if not out.exists():
+        return
+    there = out.stat()
+    for path in inputs:
+        try:
+            same = os.path.samestat(path.stat(), there)
+        except (OSError, ValueError):  # reported when it is read
+            continue
+        if same:
+            raise RequestError(f"{shown(out)} is one of the inputs; choose another --out")
 
 
 def prepare_capture(model: Model, modules: Sequence[str], asked: RunOptions, tell: Tell) -> Capture:
     """Make a model ready to give the activations of modules."""
-    from ..capture import check_precision, pick_device, prepare
+    from ..capture import check_precision, pick_device, prepare, split_devices
 
+    if not isinstance(modules, Iterable) or not all(isinstance(text, str) for text in modules):
+        raise RequestError(f"modules: expected paths such as 'features.5.4', got {modules!r}")
     addresses = [address for text in modules for address in model.paths.resolve(text)]
     if not addresses:
         raise RequestError("no module was asked for; name at least one, such as features.5.4")
-    device = pick_device(asked.device)
+    device = pick_device(split_devices(asked.device)[0])
     check_precision(asked.precision, device)
     capture = prepare(model.network, addresses, model.noise(), device=device, engine=asked.engine)
     for note in capture.notes:

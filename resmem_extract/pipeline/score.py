@@ -10,21 +10,31 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import RunOptions, validated
 from ..decoding import SkippedImage, hash_images
-from ..errors import RequestError, WorkError
+from ..errors import RequestError, WorkError, counted, given_path
 from ..images import StimulusSet
-from ..models import load_model
+from ..partial_files import make_folders, remove_stale, removed_on_failure, write_text
 from ..types import Progress
-from .compiling import compiled_if_worthwhile
+from .networks import Network, ready_networks
 from .plan import choose_plan, choose_workers
 from .provenance import now, provenance
 from .repeat import image_differences, run_differences
-from .run import Images, Tell, batches, choose_stimuli, is_file, prepare_capture, runner
+from .run import (
+    Images,
+    Tell,
+    as_model,
+    batches,
+    choose_stimuli,
+    place_of,
+    prepare_capture,
+    refuse_inputs,
+)
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -97,41 +107,64 @@ def score(
     asked: RunOptions = validated(RunOptions, options, "score")
     tell = tell or (lambda _line: None)
     stimuli = choose_stimuli(images, asked, tell)
-    existing = out is not None and is_file(Path(out), "scores.csv") and not overwrite
-    if out is not None:
-        _check_folder(Path(out))
-    if isinstance(model, str):
-        model = load_model(model, weights=weights, verify=verify)
+    with ExitStack() as stack:
+        place = None
+        if out is not None:
+            if weights is not None:
+                refuse_inputs(given_path(out, "out"), [given_path(weights, "weights")])
+            place = place_of(out, "scores.csv", stimuli)
+            place_of(_record_of(place), "scores.csv", stimuli)
+            stack.enter_context(removed_on_failure(_make_folders(place)))
+        existing = place is not None and place.exists() and not overwrite
+        model = as_model(model, weights, verify)
+        if place is not None and model.weights:
+            refuse_inputs(place, [model.weights.path])
+        return _score(model, stimuli, place, existing, asked, progress, tell)
+
+
+def _score(
+    model: Model,
+    stimuli: StimulusSet,
+    out: Path | None,
+    existing: bool,
+    asked: RunOptions,
+    progress: Progress | None,
+    tell: Tell,
+) -> Scores:
+    """Do what `score` says, where the result is to lie being settled."""
     if "memorability" not in model.aliases:
         raise RequestError(f"model {model.name!r} does not predict memorability; use resmem")
     capture = prepare_capture(model, ["memorability"], asked, tell)
-    if existing:
+    if out is not None and existing:
         record = provenance(model, capture, stimuli, choose_plan(capture, asked), asked)
-        return _same_or_refused(Path(out or ""), record, stimuli, asked)
-    capture, plan = compiled_if_worthwhile(model, capture, asked, len(stimuli), tell)
-    record = provenance(model, capture, stimuli, plan, asked)
-
-    started = time.perf_counter()
+        return _same_or_refused(out, record, stimuli, asked)
     ids: list[str] = []
     sha256s: list[str] = []
     values: list[float] = []
     skipped: list[SkippedImage] = []
-    for batch in batches([runner(model, capture)], stimuli, plan, asked):
-        ids += [image.id for image in batch.loaded]
-        sha256s += [image.sha256 for image in batch.loaded]
-        for activations in batch.activations:
-            values += activations["output"][:, 0].tolist()
-        skipped += batch.skipped
-        if progress:
-            progress(len(ids) + len(skipped), len(stimuli))
+    network = Network(model, capture, ("memorability",))
+    with ready_networks([network], asked, len(stimuli), tell) as ready:
+        record = provenance(model, capture, stimuli, ready.plan, asked)
+        record |= {"engine": ready.engines[0], "device": ready.device}
+        started = time.perf_counter()
+        for batch in batches(ready.runners, stimuli, ready.plan, asked):
+            ids += [image.id for image in batch.loaded]
+            sha256s += [image.sha256 for image in batch.loaded]
+            for activations in batch.activations:
+                values += activations["output"][:, 0].tolist()
+            skipped += batch.skipped
+            if progress:
+                progress(len(ids) + len(skipped), len(stimuli))
     if not ids:
-        raise WorkError(f"none of the {len(stimuli)} images can be read ({skipped[0].reason})")
+        raise WorkError(
+            f"none of {counted(len(stimuli), 'image')} can be read ({skipped[0].reason})"
+        )
     left_out = tuple((image.id, image.reason) for image in skipped)
     record |= {"skipped": [list(pair) for pair in left_out], "images_sha256": _digest(sha256s)}
     seconds = time.perf_counter() - started
     scores = Scores(tuple(ids), tuple(values), left_out, seconds, {**record, "finished": now()})
     if out is not None:
-        _write(scores, Path(out))
+        _write(scores, out)
     return scores
 
 
@@ -139,35 +172,35 @@ def _write(scores: Scores, out: Path) -> None:
     """Write table and provenance under temporary names and move them, the table last."""
     table = scores.to_csv()
     record = {**scores.provenance, "table_sha256": _digest([table])}
-    _write_text(out.with_name(out.name + ".json"), json.dumps(record, indent=2) + "\n")
-    _write_text(out, table)
-
-
-def _write_text(path: Path, text: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="", dir=path.parent, suffix=".partial", delete=False
-        ) as scratch:
-            try:
-                scratch.write(text)
-                scratch.flush()
-                os.fsync(scratch.fileno())
-                Path(scratch.name).replace(path)
-            finally:
-                Path(scratch.name).unlink(missing_ok=True)
+        write_text(_record_of(out), json.dumps(record, indent=2) + "\n")
+        write_text(out, table)
     except OSError as error:
-        raise WorkError(f"{path} cannot be written: {error.strerror}") from error
+        raise WorkError(f"{out} cannot be written: {error.strerror}") from error
 
 
-def _check_folder(out: Path) -> None:
-    """Raise before the work, not after it, if a table cannot be written there."""
+def _record_of(out: Path) -> Path:
+    """Return where the provenance of a table lies."""
+    return Path(os.path.realpath(out.with_name(out.name + ".json")))
+
+
+def _make_folders(out: Path) -> list[Path]:
+    """Make the folder of a table, return what was not there before, and see that it can be used.
+
+    Raises
+    ------
+    RequestError
+        Before the work, not after it, if a table cannot be written there.
+    """
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
+        made = make_folders(out)
+        for path in (out, _record_of(out)):
+            remove_stale(path)
+        with removed_on_failure(made), tempfile.TemporaryFile(dir=out.parent):
             pass
     except OSError as error:
         raise RequestError(f"{out} cannot be written: {error.strerror}") from error
+    return made
 
 
 def _same_or_refused(
@@ -176,7 +209,7 @@ def _same_or_refused(
     """Answer a request whose table exists: with the table if it is the same, else refuse."""
     try:
         table = out.read_text(encoding="utf-8")
-        there = json.loads(out.with_name(out.name + ".json").read_text(encoding="utf-8"))
+        there = json.loads(_record_of(out).read_text(encoding="utf-8"))
         skipped = tuple((str(image_id), str(reason)) for image_id, reason in there["skipped"])
         if there["table_sha256"] != _digest([table]):
             raise ValueError("the table was changed")

@@ -26,7 +26,10 @@ def open_file(path: Path) -> h5py.File:
         If it is missing, locked, damaged, no HDF5, no feature store, or of a newer format.
     """
     if not path.exists():
-        raise StoreError(f"{path} does not exist; 'resmem-extract extract --out {path}' makes one")
+        raise StoreError(
+            f"{path} does not exist; this makes one: resmem-extract extract --model resmem "
+            f"--module features.5.4 --images DIR --out {path}"
+        )
     if path.is_dir():
         raise StoreError(f"{path} is a folder, and a feature store is one HDF5 file; name the file")
     try:
@@ -99,13 +102,22 @@ class Handle:
     @property
     def file(self) -> h5py.File:
         """The file, opened in this process if it was not yet."""
-        if self._closed:
-            raise ValueError(f"{self.path} was closed")
+        self.check_open()
         if self._pid != os.getpid():
             self._forget()
         if self._file is None:
             self._file = open_file(self.path)
         return self._file
+
+    def check_open(self) -> None:
+        """Raise if the file was closed.
+
+        Raises
+        ------
+        StoreError
+        """
+        if self._closed:
+            raise StoreError(f"{self.path} was closed; open it again with open_store")
 
     def dataset(self, name: str) -> h5py.Dataset:
         """Return a data set by its full name, with a chunk cache that suits its filter."""

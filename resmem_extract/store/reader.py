@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UnknownModuleError
+from ..errors import RequestError, UnknownModuleError, given_path
 from ..path_grammar import glob_pattern, same_module, split_suffix
 from ..types import ActivationSpec
 from .arrays import FeatureArray
@@ -51,7 +51,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     >>> with open_store("f.h5") as store:               # doctest: +SKIP
     ...     store["features.5.4"][10:20]
     """
-    store = Store(Path(path))
+    store = Store(given_path(path, "open_store"))
     _ = store.handle.file
     return store
 
@@ -66,9 +66,10 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.handle = Handle(path)
-        self.images = ImageIndex(self.handle)
+        self._images = ImageIndex(self.handle)
 
     def __enter__(self) -> Store:
+        self.handle.check_open()
         return self
 
     def __exit__(
@@ -80,20 +81,25 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close the file; arrays of this store cannot be read any more."""
+        """Close the file; the store and its arrays cannot be read any more."""
         self.handle.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "handle": self.handle, "images": self.images}
+        return {"path": self.path, "handle": self.handle, "_images": self._images}
 
     def __repr__(self) -> str:
         return f"<Store {str(self.path)!r}>"
 
     # Modules
 
-    @cached_property
+    @property
     def specs(self) -> Mapping[str, ActivationSpec]:
         """What is recorded about every module, by canonical path, in the order of writing."""
+        self.handle.check_open()
+        return self._specs
+
+    @cached_property
+    def _specs(self) -> Mapping[str, ActivationSpec]:
         return read_specs(self.handle.file["features"])
 
     @property
@@ -109,6 +115,11 @@ class Store:
         UnknownModuleError
             If the store has none of that name; the message names the nearest.
         """
+        if not isinstance(module, str):
+            raise RequestError(
+                f"a store is indexed by module path, got {module!r}; rows come second: "
+                "store['features.5.4'][0]"
+            )
         path = self._find(module)
         if path is None:
             raise UnknownModuleError(self._unknown(module))
@@ -142,14 +153,11 @@ class Store:
         return found
 
     def _find(self, text: str) -> str | None:
+        text = text.strip()
         if text in self.specs:
             return text
         for spec in self.specs.values():
-            if object_name(text) in spec.links or _addresses(text, spec.path, spec):
-                return spec.path
-        for spec in self.specs.values():  # without @k: the last call, as in extraction
-            last = spec.path.replace(f"@{spec.calls - 1}", "")
-            if spec.call == spec.calls - 1 and _addresses(text, last, spec):
+            if object_name(text) in spec.links or _addresses(text, spec):
                 return spec.path
         return None
 
@@ -164,6 +172,12 @@ class Store:
 
     # Images
 
+    @property
+    def images(self) -> ImageIndex:
+        """Which row belongs to which image."""
+        self.handle.check_open()
+        return self._images
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -172,7 +186,7 @@ class Store:
         """Ids of the images, `[N]`, in the order of the rows."""
         return self.images.ids
 
-    @cached_property
+    @property
     def sha256(self) -> npt.NDArray[np.str_]:
         """Hashes of the images, `[N]`."""
         return decode_strings(self.handle.file["images/sha256"][()])
@@ -180,6 +194,7 @@ class Store:
     @property
     def columns(self) -> Mapping[str, npt.NDArray[Any]]:
         """Further columns of the images, each `[N]`, read when it is asked for."""
+        self.handle.check_open()
         return _Columns(self.handle)
 
     def row_of(self, image_id: str) -> int:
@@ -242,6 +257,7 @@ class Store:
             "index_path": spec.index_path,
             "requested": spec.requested,
             "links": list(spec.links),
+            "names": list(spec.names),
             "shape": list(array.shape),
             "dtype": spec.dtype,
             "axes": list(spec.axes),
@@ -277,8 +293,24 @@ class _Columns(Mapping[str, npt.NDArray[Any]]):
         return len(self._names())
 
 
-def _addresses(text: str, path: str, spec: ActivationSpec) -> bool:
-    return same_module(text, path, spec.index_path or path)
+def _addresses(text: str, spec: ActivationSpec) -> bool:
+    """Tell whether a path addresses a data set, as it would have when it was extracted.
+
+    Without ``@k`` the last call is meant, and ``@0`` may stand after a module called once.
+    """
+    module, suffix = split_suffix(spec.path)
+    index_path, _ = split_suffix(spec.index_path or spec.path)
+    keys = suffix.removeprefix(f"@{spec.call}")
+    suffixes = [f"@{spec.call}{keys}"]
+    if spec.call == spec.calls - 1:
+        suffixes.append(keys)
+        if object_name(module) in spec.links:  # these keys were what is taken without any
+            suffixes += [f"@{spec.call}", ""]
+    return any(
+        text in [name + end for name in spec.names]
+        or same_module(text, module + end, index_path + end)
+        for end in suffixes
+    )
 
 
 def _full_names(spec: ActivationSpec) -> set[str]:

@@ -156,6 +156,7 @@ def write_spec(dataset: h5py.Dataset, spec: ActivationSpec) -> None:
     dataset.attrs["calls"] = spec.calls
     dataset.attrs["reduce"] = json.dumps(dict(spec.reduce))
     dataset.attrs["axes"] = json.dumps(list(spec.axes))
+    dataset.attrs["names"] = json.dumps(list(spec.names))
 
 
 def write_link(features: h5py.Group, alias: str, path: str) -> None:
@@ -202,6 +203,7 @@ def _read_spec(dataset: h5py.Dataset, links: tuple[str, ...]) -> ActivationSpec:
         call=int(attributes["call"]),
         calls=int(attributes["calls"]),
         links=links,
+        names=tuple(json.loads(attributes.get("names", "[]"))),
         reduce=json.loads(attributes["reduce"]),
     )
 

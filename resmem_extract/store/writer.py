@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import secrets
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import OverflowInDtypeError, RequestError, WorkError
+from ..partial_files import make_folders, partial_name, remove_empty, remove_stale
 from ..types import ActivationSpec
 from .chunks import chunk_shape
 from .schema import (
@@ -51,7 +51,7 @@ class StoreWriter:
     ----------
     path : path
         Final name. A file of this name is replaced by `finish`, not before; missing folders are
-        created.
+        created. What killed processes left of it is removed.
     specs : sequence of ActivationSpec
         The data sets, in the order in which readers will list them.
     n_images : int
@@ -89,9 +89,10 @@ class StoreWriter:
         self._file: h5py.File | None = None
         self._streams: dict[str, _FeatureStream] = {}
         self._scratch = _Scratch()
-        self._partial = _temporary_name(self.path)
+        self._partial = partial_name(self.path)
+        self._new_folders: list[Path] = []
         # Also when Ctrl-C comes between making the file and entering the block that discards it.
-        self._remove_partial = weakref.finalize(self, _remove, self._partial)
+        self._remove_partial = weakref.finalize(self, _remove, self._partial, self._new_folders)
 
     @property
     def n_written(self) -> int:
@@ -102,10 +103,12 @@ class StoreWriter:
         if self.path.is_dir():
             raise RequestError(f"{self.path} is a folder; name a file, such as {self.path}.h5")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._new_folders += make_folders(self.path)
+            remove_stale(self.path)
             # No chunk cache: whole chunks are written, and one cache a module would be much memory.
             self._file = h5py.File(self._partial, "x", libver=_LIBVER, rdcc_nbytes=0)
         except OSError as error:
+            self._remove_partial()
             raise RequestError(f"{self.path} cannot be written: {_reason(error)}") from error
         try:
             with self._working():
@@ -227,6 +230,7 @@ class StoreWriter:
             _sync(self._partial)
             self._partial.replace(self.path)
             _sync(self.path.parent)
+        self._new_folders.clear()
         self._file = None
 
     def _write_images(
@@ -380,14 +384,11 @@ def _grid(shape: tuple[int, ...], chunk: tuple[int, ...]) -> Iterator[tuple[slic
     return itertools.product(*axes)
 
 
-def _temporary_name(path: Path) -> Path:
-    """Return a new hidden name beside `path`; what killed runs left behind never has it."""
-    return path.with_name(f".{path.name[:50]}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-
-
-def _remove(path: Path) -> None:
+def _remove(partial: Path, folders: list[Path]) -> None:
+    """Remove what was written, and the folders made for it."""
     with suppress(OSError):
-        path.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+    remove_empty(folders)
 
 
 def _sync(path: Path) -> None:

@@ -131,7 +131,8 @@ def test_each_call_is_another_tensor() -> None:
         ("relu@3", "'relu@3': the forward pass calls relu 3 times; expected @0 to @2"),
         ("conv@1", "'conv@1': the forward pass calls conv 1 time; expected @0 to @0"),
         ("conv[0]", "'conv[0]': no such part; the output of conv is a single tensor"),
-        ("ne*", "'ne*' matches only modules that give no activations"),
+        ("ne*", "'ne*' matches only modules that the forward pass never calls (never)"),
+        ("n*", "'n*' matches only modules that give no activations (never, nothing)"),
     ],
 )
 def test_what_cannot_be_captured(text: str, message: str) -> None:
@@ -266,3 +267,17 @@ def test_listing_of_some_modules() -> None:
     model = load_model("resmem", pretrained=False)
     listed = [info.path for info in model.list_modules("features.layer2.4.conv*")]
     assert listed == [f"features.layer2.4.conv{i}" for i in (1, 2, 3)]
+
+
+def test_listing_of_a_call_is_that_of_its_capture() -> None:
+    from resmem_extract import load_model
+
+    model = load_model("resmem", pretrained=False)
+    (first,) = model.list_modules("features.4.0.6@0")
+    assert (first.path, first.index_path) == ("features.layer1.0.relu@0", "features.4.0.6@0")
+    assert (first.shape, first.calls, first.bytes) == ((64, 57, 57), 3, 64 * 57 * 57 * 4)
+    assert [info.path for info in model.list_modules("conv1@0")] == ["conv1"]
+    with pytest.raises(UnknownModuleError, match=r"3 times; expected @0 to @2"):
+        model.list_modules("features.layer1.0.relu@3")
+    with pytest.raises(UnknownModuleError, match="no such part"):
+        model.list_modules("conv1[1]")

@@ -52,7 +52,7 @@ def unnameable(photos: Path) -> None:
 IMAGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], int, str]] = {
     "an empty folder": (emptied, (), 2, "no images in"),
     "a missing path": (shutil.rmtree, (), 2, "No such file or directory; give a folder"),
-    "no image by extension": (documents, (), 2, "it holds 1 other file(s) (.txt)"),
+    "no image by extension": (documents, (), 2, "it holds 1 other file (.txt)"),
     "two equal stems": (
         lambda p: draw(p / "c" / "1.png", 1), ("--id", "stem"), 2, "two images have the id 1"
     ),
@@ -201,4 +201,37 @@ def test_a_small_disk_and_a_read_only_one(tmp_path, photos):
 def test_an_image_alone_is_taken(tmp_path, call):
     Image.new("RGB", (50, 50)).save(tmp_path / "x.png")
     done = call("extract", *MODULE, "--images", tmp_path / "x.png", "--out", tmp_path / "f.h5")
-    assert (done.code, "1 images" in done.out) == (0, True)
+    assert (done.code, "1 image," in done.out) == (0, True)
+
+
+@pytest.mark.parametrize("option", ["--images", "--out", "--weights"])
+@pytest.mark.parametrize("job", [("score",), ("extract", *MODULE)])
+def test_empty_options(call, job, option):
+    given = () if option == "--out" or job[0] == "score" else ("--out", "f.h5")
+    done = call(*job, *given, option, "")
+    assert done.code == 2
+    assert done.err == f"error: {job[0]}: {option} '': empty; is a shell variable unset?\n"
+
+
+def test_standard_output_is_no_result_file(tmp_path, photos):
+    line = (
+        f"{command('resmem-extract')} score --images {photos} --out /dev/stdout --overwrite | cat"
+    )
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line], capture_output=True, env=ENVIRONMENT, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"error: /dev/stdout is a device or a pipe" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
+@pytest.mark.parametrize("arguments", [("models",), ("models", "--json"), ("modules", "--json")])
+def test_a_full_disk_under_the_output(arguments):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [command("resmem-extract"), *arguments], stdout=full, stderr=subprocess.PIPE,
+            env=ENVIRONMENT, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == b"error: the output cannot be written: No space left on device\n"

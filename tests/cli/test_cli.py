@@ -96,6 +96,8 @@ def test_skipping_labels_and_json(tmp_path, photos, call):
         assert file["skipped/id"].asstr()[:].tolist() == ["b/2.png"]
         assert file["images/label"].asstr()[:].tolist() == ["a", "b"]
         reason = file["skipped/reason"].asstr()[0]
+    repeated = json.loads(call(*arguments, "--on-error", "skip", "--json").out)
+    assert (repeated["seconds"], repeated["images_per_second"]) == (None, None)
     again = call(*arguments, "--on-error", "skip")
     assert (again.code, again.out.splitlines()[0]) == (0, f"{tmp_path}/f.h5 is already complete")
     assert f"skipped b/2.png: {reason}" in again.out
@@ -145,6 +147,31 @@ def test_listings(tmp_path, photos, call):
     assert json.loads(call("info", tmp_path / "f.h5", "--json").out)["images"] == 3
 
 
+def test_people_read_eighty_columns(tmp_path, photos, call, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    modules = ("features.5.4", "features.layer1.0.relu", "memorability", "resnet_layers[100]")
+    options = [word for module in modules for word in ("--module", module)]
+    done = call("extract", *options, "--images", "photos", "--out", "activations.h5")
+    told = call("info", "activations.h5").out
+    assert "weights_file_sha256: 8e4b8ab0ac33\n" in told
+    record = json.loads(call("info", "activations.h5", "--json").out)
+    assert len(record["provenance"]["weights_file_sha256"]) == 64
+    assert record["modules"][0]["chunks"][0] == 2
+    for text in (done.out, call("models").out, told):
+        wide = [line for line in text.splitlines() if len(line) > 80]
+        assert [line.split(":")[0] for line in wide] in ([], ["command"], ["command", "image_root"])
+
+
+def test_python_m_is_the_program(tmp_path, photos):
+    subprocess.run(
+        [command("python"), "-m", "resmem_extract", "score", "--images", str(photos), "--out",
+         str(tmp_path / "s.csv")],
+        check=True, capture_output=True, env=ENVIRONMENT,
+    )  # fmt: skip
+    record = json.loads((tmp_path / "s.csv.json").read_text())
+    assert record["command"] == f"resmem-extract score --images {photos} --out {tmp_path}/s.csv"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resmem_features", "resmem_layers", "resmem_score"])
 def test_shipped_configurations_run(tmp_path, call, monkeypatch, name):
@@ -189,8 +216,18 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")
-    assert err.decode().splitlines()[-1].startswith("error: interrupted; nothing was written")
+    assert err.decode().splitlines()[-1].startswith("error: interrupted: nothing was written")
     assert b"Traceback" not in err
+    assert names(tmp_path) == ["many"]
+
+
+def test_the_end_of_a_time_limit_leaves_nothing(tmp_path):
+    process = started(tmp_path, tmp_path / "many")
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (143, b"")
+    last = err.decode().splitlines()[-1]
+    assert last.startswith("error: terminated: nothing was written; the same command starts again")
     assert names(tmp_path) == ["many"]
 
 
@@ -204,6 +241,7 @@ def test_after_a_kill_the_next_run_succeeds(tmp_path):
         path.unlink()
     arguments = ("--module", "features.5.4", "--images", folder, "--out", tmp_path / "f.h5")
     assert run("extract", *arguments, "-q").code == 0
+    assert names(tmp_path) == ["f.h5", "many"]
     with h5py.File(tmp_path / "f.h5") as file:
         assert file.attrs["complete"]
         assert file["features/features.5.4"].shape == (2, 512, 29, 29)
@@ -234,6 +272,8 @@ def test_a_terminal_sees_the_rate(tmp_path, photos):
     assert process.returncode == 0
     assert re.search(rb"\d images/s", seen)
     assert b"/13" in seen
+    assert b"loading resmem ..." in seen
+    assert b"/?" not in seen
     assert b"\x1b" not in out
 
 

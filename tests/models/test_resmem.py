@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections import defaultdict
 from pathlib import Path
 
@@ -240,3 +241,13 @@ def test_file_that_is_no_checkpoint_of_resmem(tmp_path: Path, content, message: 
     assert message in str(raised.value)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_no_advice_to_unpickle_anything(tmp_path: Path) -> None:
+    path = tmp_path / "other.pt"
+    for content in (b"no checkpoint", pickle.dumps(print, protocol=2), b"PK\x03\x04"):
+        path.write_bytes(content)
+        with pytest.raises(WeightsError) as raised:
+            load_model("resmem", weights=path, verify=False)
+        assert "weights_only" not in str(raised.value)
+        assert "expected a state dict saved by torch.save" in str(raised.value)

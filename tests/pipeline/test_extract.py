@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from resmem_extract.errors import (
     WeightsError,
     WorkError,
 )
+from resmem_extract.weights import LocatedWeights
 
 
 def deviation(a: np.ndarray, b: np.ndarray) -> float:
@@ -144,7 +147,7 @@ def test_an_image_that_cannot_be_read_stops_the_run_and_leaves_nothing(tmp_path,
     assert entries(tmp_path) == ["photos"]
     for name in NAMES:
         (photos / name).write_bytes(b"")
-    with pytest.raises(WorkError, match="none of the 5 images can be read"):
+    with pytest.raises(WorkError, match="none of 5 images can be read"):
         rx.extract(resmem, "conv1", photos, out=tmp_path / "f.h5", on_error="skip")
     assert entries(tmp_path) == ["photos"]
 
@@ -233,7 +236,7 @@ def test_skipped_images_are_part_of_the_request(tmp_path, photos, resmem):
     first = run("skip")
     again = run("skip")
     assert (again.already_complete, again.skipped) == (True, first.skipped)
-    with pytest.raises(RequestError, match="1 images were skipped there"):
+    with pytest.raises(RequestError, match="1 image was skipped there"):
         run("stop")
     (photos / "b.png").write_bytes(intact)
     with pytest.raises(RequestError, match=r"b\.png was skipped there and can be read now"):
@@ -356,3 +359,74 @@ def test_overflow_names_the_module(tmp_path, photos, resmem):
     with rx.open_store(tmp_path / "f.h5") as store:
         assert store["output"].shape == (5, 2)
         assert store["big"][:].min() > 9e5
+
+
+# --- where a result may lie ---
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("job", [rx.score, partial(rx.extract, modules="conv1")])
+def test_inputs_are_never_replaced(tmp_path, photos, resmem, job, overwrite):
+    table, weights = tmp_path / "t.csv", tmp_path / "w.pt"
+    table.write_text("path\nphotos/a.jpg\n")
+    weights.write_bytes(b"weights")
+    (tmp_path / "link").symlink_to(photos / "a.jpg")
+    (tmp_path / "hard").hardlink_to(photos / "a.jpg")
+    for out in (table, photos / "a.jpg", tmp_path / "link", tmp_path / "hard"):
+        before = out.read_bytes()
+        with pytest.raises(RequestError, match="is one of the inputs; choose another --out"):
+            job(resmem, images=table, out=out, overwrite=overwrite)
+        assert out.read_bytes() == before
+    with pytest.raises(RequestError, match="is one of the inputs"):
+        job("resmem", images=photos, out=weights, weights=weights, overwrite=overwrite)
+    own = replace(resmem, weights=LocatedWeights(weights, "0" * 64, "environment"))
+    with pytest.raises(RequestError, match="is one of the inputs"):
+        job(own, images=photos, out=weights, overwrite=overwrite)
+    assert weights.read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("job", [rx.score, partial(rx.extract, modules="conv1")])
+def test_devices_and_pipes_are_refused(tmp_path, photos, resmem, job, overwrite):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for out in (tmp_path / "pipe", tmp_path / "link", "/dev/null"):
+        with pytest.raises(RequestError, match="is a device or a pipe, not a file"):
+            job(resmem, images=photos, out=out, overwrite=overwrite)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("job", [rx.score, partial(rx.extract, modules="conv1", pool="avg")])
+def test_links_are_followed(tmp_path, photos, resmem, job):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("disk/result")
+    assert not job(resmem, images=photos, out=link).already_complete
+    assert job(resmem, images=photos, out=link).already_complete
+    job(resmem, images=photos, out=link, overwrite=True)
+    assert (link.is_symlink(), (tmp_path / "disk" / "result").is_file()) == (True, True)
+
+
+def test_what_scientists_try_first(tmp_path, photos, resmem):
+    out = tmp_path / "f.h5"
+    chosen = [photos / "d.png", str(photos / "a.jpg")]
+    rx.extract(resmem, ["alexnet_layers[0]@0"], chosen, out=out, pool="avg", dtype=np.float16)
+    with rx.open_store(out) as store:
+        assert store.image_ids.tolist() == [str(path) for path in chosen]
+        for text in ("conv1", "alexnet_layers[0]", "conv1@0"):
+            assert (store[text].module, store[text].dtype) == ("conv1", np.float16)
+    for model, modules, message in (
+        (resmem.network, "conv1", r"model: expected a name or an rx\.Model, got ResMem; wrap a"),
+        (resmem, None, "modules: expected paths such as 'features.5.4', got None"),
+        (resmem, ["conv1", 3], "modules: expected paths"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            rx.extract(model, modules, photos, out=tmp_path / "g.h5")
+    for bad in ("", b"g.h5", None):
+        with pytest.raises(RequestError, match=r"^out"):
+            rx.extract(resmem, "conv1", photos, out=bad)
+
+
+def test_another_pooling_of_the_same_shape_is_named(made, photos, resmem):
+    with pytest.raises(RequestError, match="pool: avg there, max asked"):
+        rx.extract(resmem, "features.conv1", photos, out=made, pool="max")

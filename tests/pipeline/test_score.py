@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -96,3 +97,17 @@ def test_ids_with_commas_and_quotes_survive():
     assert scores.to_csv() == (
         'image_id,memorability\n"a,""b"".jpg",0.50000000\nü.jpg,0.12345679\n'
     )
+
+
+def test_files_honour_the_umask_and_new_folders_go_with_a_failure(tmp_path, photos, resmem):
+    before = os.umask(0o027)
+    try:
+        rx.score(resmem, photos, out=tmp_path / "s.csv")
+    finally:
+        os.umask(before)
+    for name in ("s.csv", "s.csv.json"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o640
+    (photos / "c.jpg").write_text("no image")
+    with pytest.raises(WorkError):
+        rx.score(resmem, photos, out=tmp_path / "a" / "b" / "s.csv")
+    assert not (tmp_path / "a").exists()

@@ -168,8 +168,74 @@ def test_describe_is_json(store, store_path):
 def test_closed(store_path):
     with open_store(store_path) as store:
         array = store["output"]
-    with pytest.raises(ValueError, match="was closed"):
-        array[0]
+    for use in (
+        lambda: array[0], lambda: store["output"], lambda: store.modules, lambda: list(store),
+        lambda: len(store), lambda: store.image_ids, lambda: store.sha256, lambda: store.columns,
+        lambda: store.provenance, lambda: store.skipped, lambda: store.row_of("a"),
+        lambda: store.match("*"), lambda: store.dataset(), lambda: "output" in store,
+        store.describe, store.__enter__,
+    ):  # fmt: skip
+        with pytest.raises(StoreError, match="was closed; open it again with open_store"):
+            use()
+
+
+@pytest.mark.parametrize("path", [None, b"f.h5", ""])
+def test_what_is_no_path(path):
+    with pytest.raises(RequestError, match="open_store"):
+        open_store(path)
+
+
+def test_a_missing_file_is_answered_with_a_whole_command(tmp_path):
+    with pytest.raises(StoreError) as error:
+        open_store(tmp_path / "f.h5")
+    assert one_line(error).endswith(
+        f"extract --model resmem --module features.5.4 --images DIR --out {tmp_path}/f.h5"
+    )
+
+
+def test_rows_are_not_modules(store):
+    with pytest.raises(RequestError, match="indexed by module path, got 3"):
+        store[3]
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("resnet_layers[24]", "conv@1"),
+        ("resnet_layers[24]@1", "conv@1"),
+        (" conv@1 ", "conv@1"),
+        ("fc@0", "fc"),
+        ("last", "fc"),
+        ("last@0", "fc"),
+        ("attn", "attn[0]"),
+        ("attn@0", "attn[0]"),
+        ("attn@0[0]", "attn[0]"),
+        ("heads[2]", "attn[0]"),
+        ("heads[2][0]", "attn[0]"),
+        ("resnet_layers[24]@0", None),
+        ("last@1", None),
+        ("attn[1]", None),
+        ("heads[2][1]", None),
+    ],
+)
+def test_declared_names(tmp_path, text, path):
+    specs = (
+        make_spec("conv@1", (2,), call=1, calls=2, names=("resnet_layers[24]",)),
+        make_spec("fc", (2,), names=("last",)),
+        make_spec("attn[0]", (2,), links=("attn",), names=("heads[2]",)),
+    )
+    arrays = {spec.path: np.zeros((1, 2), np.float32) for spec in specs}
+    with open_store(write(tmp_path / "n.h5", specs, arrays)) as store:
+        assert (text in store) == (path is not None)
+        if path:
+            assert store[text].module == path
+
+
+def test_files_without_declared_names(store_path):
+    with h5py.File(store_path, "r+") as file:
+        del file["features"]["output"].attrs["names"]
+    with open_store(store_path) as store:
+        assert store["output"].spec.names == ()
 
 
 def edit(path, name, value):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from store_data import LAYER, OUTPUT, RELU, N, hashes, make_spec, names, write
 
 from resmem_extract.errors import MissingExtraError, OverflowInDtypeError, RequestError, WorkError
+from resmem_extract.partial_files import partial_name
 from resmem_extract.store import COMPRESSIONS, StoreWriter, check_column_names, open_store
 
 
@@ -146,12 +147,27 @@ def test_failure_keeps_the_older_file(store_path):
     assert store_path.read_bytes() == before
 
 
-def test_leftovers_of_a_killed_run_do_not_matter(tmp_path, arrays):
-    stale = tmp_path / ".f.h5.1-00000000.partial"
-    stale.write_bytes(b"half")
+def test_leftovers_of_a_killed_run_are_removed(tmp_path, arrays):
+    code = (
+        "import sys, pathlib, resmem_extract.partial_files as p\n"
+        "for name in ('f.h5', 'g.h5'): p.partial_name(pathlib.Path(sys.argv[1], name)).touch()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    kept = [partial_name(tmp_path / "f.h5"), tmp_path / ".f.h5.1-00000000.partial"]
+    kept += tmp_path.glob(".g.h5.*")
+    for path in kept:  # of a living process, of another machine, of another file
+        path.touch()
     path = write(tmp_path / "f.h5", [OUTPUT], {"output": arrays["output"]})
+    assert sorted(tmp_path.iterdir()) == sorted([path, *kept])
     with open_store(path) as store:
         np.testing.assert_array_equal(store["output"], arrays["output"])
+
+
+def test_new_folders_go_with_a_failure(tmp_path):
+    (tmp_path / "old").mkdir()
+    with pytest.raises(KeyError), StoreWriter(tmp_path / "old/a/b/f.h5", [OUTPUT], 2):
+        raise KeyError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "old"]
 
 
 HALF = make_spec("h", (3,), dtype="float16")
