@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--job", choices=JOBS, action="append")
     parser.add_argument("--ours", default="", help="more options of `extract`, in one string")
     parser.add_argument("--thingsvision", metavar="PYTHON", help="an interpreter that has it")
+    parser.add_argument("--against", nargs="*", metavar="WAY", help="only these; default: all")
     parser.add_argument("--memory", type=int, nargs="*", help="also peak memory at these numbers")
     parser.add_argument("--tolerance", type=float, default=1e-5)
     arguments = parser.parse_args()
@@ -86,6 +87,9 @@ def main() -> None:
     }
     if arguments.thingsvision:
         ways["thingsvision"] = [arguments.thingsvision, str(WAYS / "with_thingsvision.py")]
+    against = ways if arguments.against is None else arguments.against
+    ways = {way: ways[way] for way in against}
+    usual_way = [sys.executable, str(WAYS / "usual.py")]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for name in arguments.job or ["features.5.4"]:
@@ -94,7 +98,7 @@ def main() -> None:
         for n in arguments.memory or []:
             images = make_photographs(folder / f"photos{n}", n)
             ours, _ = extract(JOBS["features.5.4"], images, folder, arguments.ours.split())
-            usual = run([*ways["usual"], *given(JOBS["features.5.4"], images, folder)])
+            usual = run([*usual_way, *given(JOBS["features.5.4"], images, folder)])
             print(
                 f"peak memory, {n} images: ours {ours.peak_mb:.0f} MB, usual {usual.peak_mb:.0f} MB"
             )

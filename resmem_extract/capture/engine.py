@@ -124,6 +124,13 @@ class Capture:
         """Whether several threads may call this at the same time; hooks would mix their calls."""
         return self.engine == "graph"
 
+    @property
+    def weight_bytes(self) -> int:
+        """Size of all parameters that a forward pass reads; 0 where the engine has no graph."""
+        if not isinstance(self.run, GraphEngine):
+            return 0
+        return sum(p.numel() * p.element_size() for p in self.run.network.parameters())
+
     def forward(self, inputs: torch.Tensor) -> list[torch.Tensor]:
         """Return the activations on the device, the image axis first."""
         outputs = self.run(_to_device(inputs, self.device, self.channels_last))

@@ -16,6 +16,7 @@ __all__ = ["Plan", "choose_plan", "choose_workers", "common_plan", "cores", "pla
 
 _MOST_STREAMS = 8  # each holds the activations of a batch
 _MOST_WORKERS = 16
+_LARGE_WEIGHTS = 2**26
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,22 @@ def choose_plan(capture: Capture, asked: RunOptions, *, compiled: bool = False) 
     if compiled or not capture.concurrent:
         streams = 1
     return Plan(
-        batch_size=asked.batch_size or ((4 if streams > 1 else 16) if on_cpu else 64),
+        batch_size=asked.batch_size or (_images_on_cpu(capture, streams) if on_cpu else 64),
         streams=streams,
         threads=asked.threads or max(1, available // streams),
         workers=choose_workers(asked) if on_cpu or asked.workers is not None else available,
     )
+
+
+def _images_on_cpu(capture: Capture, streams: int) -> int:
+    """Return a batch size for a processor.
+
+    Two images a stream leave activations in the caches and memory flat; where a network's weights
+    are too large for the caches, more images have to share each reading of them.
+    """
+    if streams == 1:
+        return 16
+    return 2 if capture.weight_bytes < _LARGE_WEIGHTS else 8
 
 
 def plan_for_devices(plan: Plan, asked: RunOptions, n_devices: int) -> Plan:

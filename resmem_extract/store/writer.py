@@ -20,6 +20,7 @@ from ..errors import OverflowInDtypeError, RequestError, WorkError
 from ..partial_files import make_folders, partial_name, remove_empty, remove_stale
 from ..types import ActivationSpec
 from .chunks import chunk_shape
+from .early_sync import EarlySync
 from .schema import (
     FORMAT,
     FORMAT_VERSION,
@@ -87,6 +88,7 @@ class StoreWriter:
         self._ids: list[str] = []
         self._sha256s: list[str] = []
         self._file: h5py.File | None = None
+        self._early_sync: EarlySync | None = None
         self._streams: dict[str, _FeatureStream] = {}
         self._scratch = _Scratch()
         self._partial = partial_name(self.path)
@@ -107,6 +109,7 @@ class StoreWriter:
             remove_stale(self.path)
             # No chunk cache: whole chunks are written, and one cache a module would be much memory.
             self._file = h5py.File(self._partial, "x", libver=_LIBVER, rdcc_nbytes=0)
+            self._early_sync = EarlySync(self._file.id.get_vfd_handle())
         except OSError as error:
             self._remove_partial()
             raise RequestError(f"{self.path} cannot be written: {_reason(error)}") from error
@@ -161,6 +164,8 @@ class StoreWriter:
         with self._working():
             for path, stream in self._streams.items():
                 stream.append(activations[path])
+            if self._early_sync is not None:
+                self._early_sync.wrote(sum(array.nbytes for array in activations.values()))
         self._ids.extend(ids)
         self._sha256s.extend(sha256s)
 
@@ -226,6 +231,8 @@ class StoreWriter:
                 create_strings(group, "reason", [reason for _, reason in skipped])
             write_provenance(file, provenance or {})
             file.attrs["complete"] = True
+            if self._early_sync is not None:
+                self._early_sync.finish()
             file.close()
             _sync(self._partial)
             self._partial.replace(self.path)
@@ -256,6 +263,8 @@ class StoreWriter:
         """Remove the temporary file; what cannot be flushed to it any more is of no interest."""
         file, self._file = self._file, None
         self._streams.clear()
+        if self._early_sync is not None:
+            self._early_sync.stop()
         if file is not None:
             with suppress(OSError, RuntimeError, ValueError):
                 file.close()
