@@ -113,8 +113,10 @@ def check_precision(precision: Precision, device: torch.device) -> None:
     if precision == "tf32" and device.type != "cuda":
         raise RequestError(f"--precision tf32 is of CUDA devices, not of {device}; use bfloat16")
     try:
-        with arithmetic(precision, device), warnings.catch_warnings():
-            warnings.simplefilter("error")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # older torch warns, and computes in float32
+            with arithmetic(precision, device):
+                pass
     except (RuntimeError, UserWarning) as error:
         raise RequestError(
             f"--precision {precision} cannot be had on {device} with torch {torch.__version__}"
