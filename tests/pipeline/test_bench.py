@@ -8,6 +8,7 @@ from resmem_extract.config import ExtractOptions
 from resmem_extract.errors import RequestError
 from resmem_extract.images import find_images
 from resmem_extract.pipeline import bench as module
+from resmem_extract.pipeline import bench_advice as advice
 from resmem_extract.pipeline.bench import Stage, bench
 
 
@@ -52,25 +53,25 @@ def test_images_are_spread_or_repeated(photos) -> None:
     ],
 )
 def test_what_binds(costs, binds, bound) -> None:
-    assert module._slowest(stages(*costs)) == binds
-    assert module._bound(stages(*costs), 2) == pytest.approx(bound)
+    assert advice.slowest(stages(*costs)) == binds
+    assert advice.rate_bound(stages(*costs), 2) == pytest.approx(bound)
 
 
 def test_a_device_takes_no_core() -> None:
     made = [*stages(1, 1, 1, 2)[:2], Stage("forward", 5, 200, True), Stage("write", 2, 500)]
-    assert module._bound(made, 1) == pytest.approx(200)
+    assert advice.rate_bound(made, 1) == pytest.approx(200)
 
 
 def test_advice_on_writing_leaves_out_what_was_given() -> None:
-    lines = list(module._faster_writing(ExtractOptions(compression="bitshuffle-lz4")))
+    lines = list(advice._faster_writing(ExtractOptions(compression="bitshuffle-lz4")))
     assert [line.split()[0] for line in lines] == ["--compression", "--pool", "--dtype", "--out"]
-    lines = list(module._faster_writing(ExtractOptions(pool="avg", dtype="float16")))
+    lines = list(advice._faster_writing(ExtractOptions(pool="avg", dtype="float16")))
     assert [line.split()[0] for line in lines] == ["--out"]
 
 
 def test_a_busy_machine_is_named() -> None:
-    assert "load 9 on 2" in module._why_far(9, 2)
-    assert "--workers" in module._why_far(0.1, 2)
+    assert "load 9 on 2" in advice.why_far(9, 2)
+    assert "--workers" in advice.why_far(0.1, 2)
 
 
 @pytest.mark.parametrize("wrong", [{"n_images": 0}, {"rounds": 0}, {"batch_size": 0}])
