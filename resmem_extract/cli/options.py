@@ -113,7 +113,7 @@ DeviceOption = Annotated[
     typer.Option(
         "--device",
         metavar="NAME",
-        help="auto, cpu, cuda, cuda:N or mps.",
+        help="auto, cpu, cuda, cuda:N or mps; cuda:0,cuda:1 for several GPUs.",
         rich_help_panel=_RUN,
     ),
 ]
