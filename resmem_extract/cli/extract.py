@@ -28,6 +28,7 @@ from .options import (
     WeightsOption,
     WorkersOption,
     as_option,
+    requested,
 )
 from .terminal import notes, print_json, progress_bar, results
 
@@ -102,36 +103,12 @@ def extract_command(
 
     Example: extract --model resmem --module features.5.4 --images photos/ --out activations.h5
     """
+    asked = requested("extract", locals())
     from ..config import ExtractRun, validated
 
     if weights is not None and len(model) > 1:
         raise RequestError("--weights is of one network; give --model once")
 
-    asked: dict[str, Any] = {
-        "command": "extract",
-        "model": model,
-        "weights": weights,
-        "verify": not unverified,
-        "module": module,
-        "images": images,
-        "out": out,
-        "dtype": dtype,
-        "pool": pool,
-        "flatten": flatten,
-        "compression": compression,
-        "batch_size": batch_size,
-        "streams": streams,
-        "threads": threads,
-        "device": device,
-        "engine": engine,
-        "precision": precision,
-        "compile": compile_when,
-        "workers": workers,
-        "on_error": on_error,
-        "id": id_form,
-        "exif_orientation": exif_orientation,
-        "overwrite": overwrite,
-    }
     run_extract(validated(ExtractRun, asked, "extract", as_option), as_json=as_json, quiet=quiet)
 
 

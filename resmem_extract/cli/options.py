@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -28,11 +29,26 @@ __all__ = [
     "WeightsOption",
     "WorkersOption",
     "as_option",
+    "requested",
 ]
 
 _RUN = "How images go through the network"
 FLAG = ""
 """Metavar of an option without a value; typer would print its type."""
+
+
+_RENAMED = {"id_form": "id", "compile_when": "compile"}  # what Python reserves, or builds in
+_HOW_TO_PRINT = ("as_json", "quiet")
+
+
+def requested(command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a command's arguments, its `locals()`, as the keys of a run configuration."""
+    asked = {
+        _RENAMED.get(name, name): value
+        for name, value in arguments.items()
+        if name not in _HOW_TO_PRINT
+    }
+    return {"command": command, "verify": not asked.pop("unverified"), **asked}
 
 
 def as_option(key: str) -> str:

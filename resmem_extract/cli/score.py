@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,7 @@ from .options import (
     WeightsOption,
     WorkersOption,
     as_option,
+    requested,
 )
 from .terminal import notes, print_json, progress_bar, results
 
@@ -66,28 +67,9 @@ def score_command(
 
     Example: resmem-extract score --model resmem --images photos/ --out scores.csv
     """
+    asked = requested("score", locals())
     from ..config import ScoreRun, validated
 
-    asked: dict[str, Any] = {
-        "command": "score",
-        "model": model,
-        "weights": weights,
-        "verify": not unverified,
-        "images": images,
-        "out": out,
-        "batch_size": batch_size,
-        "streams": streams,
-        "threads": threads,
-        "device": device,
-        "engine": engine,
-        "precision": precision,
-        "compile": compile_when,
-        "workers": workers,
-        "on_error": on_error,
-        "id": id_form,
-        "exif_orientation": exif_orientation,
-        "overwrite": overwrite,
-    }
     run_score(validated(ScoreRun, asked, "score", as_option), as_json=as_json, quiet=quiet)
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..config import ExtractOptions, validated
 from ..decoding import SkippedImage
-from ..errors import RequestError, StoreError, WorkError, counted, given_path
+from ..errors import RequestError, StoreError, given_path
 from ..images import StimulusSet
 from ..store import (
     Store,
@@ -30,12 +30,13 @@ from .background import background
 from .networks import Network, ready_networks
 from .plan import choose_plan
 from .provenance import now, provenance
-from .repeat import image_differences, run_differences
+from .repeat import image_differences, refuse_if_other, run_differences
 from .run import (
     Images,
     Tell,
     as_model,
     batches,
+    check_any_read,
     choose_stimuli,
     place_of,
     prepare_capture,
@@ -297,10 +298,7 @@ def _run(
                 progress(len(rows) + len(skipped), len(stimuli))
         for append in appends:
             append.join()
-        if not rows:
-            raise WorkError(
-                f"none of {counted(len(stimuli), 'image')} can be read ({skipped[0].reason})"
-            )
+        check_any_read(stimuli, skipped)
         columns = {name: values[rows] for name, values in stimuli.columns.items()}
         left_out = tuple((image.id, image.reason) for image in skipped)
         for writer, record in zip(writers, records, strict=True):
@@ -374,11 +372,7 @@ def _same_or_refused(
 ) -> ExtractSummary:
     """Answer a request whose result exists: with a summary if it is the same, else refuse."""
     out = store.path
-    if differences := list(_differences(store, specs, record, stimuli, asked)):
-        raise RequestError(
-            f"{out} exists and is of another request ({'; '.join(differences)}); "
-            "use --overwrite to replace it, or another --out"
-        )
+    refuse_if_other(out, _differences(store, specs, record, stimuli, asked))
     return ExtractSummary(
         out=out,
         model=record["model"],

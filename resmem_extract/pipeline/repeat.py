@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..config import RunOptions
 from ..decoding import LoadedImage, hash_images, load_images
-from ..errors import counted
+from ..errors import RequestError, counted
 from ..images import StimulusSet
 from .plan import choose_workers
 
-__all__ = ["image_differences", "run_differences"]
+__all__ = ["image_differences", "refuse_if_other", "run_differences"]
 
 _COMPARED = (
     "model",
@@ -22,6 +23,21 @@ _COMPARED = (
     "exif_orientation",
     "precision",
 )
+
+
+def refuse_if_other(out: Path, differences: Iterable[str]) -> None:
+    """Raise if what lies under the name of the result differs from what is asked for.
+
+    Raises
+    ------
+    RequestError
+        One line that names all differences.
+    """
+    if found := "; ".join(differences):
+        raise RequestError(
+            f"{out} exists and is of another request ({found}); "
+            "use --overwrite to replace it, or another --out"
+        )
 
 
 def run_differences(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..config import RunOptions
 from ..decoding import LoadedImage, SkippedImage, load_images
-from ..errors import RequestError, given_path
+from ..errors import RequestError, WorkError, counted, given_path
 from ..image_lists import shown
 from ..images import Source, StimulusSet, find_images, sample_photographs
 from ..models import load_model
@@ -37,6 +37,7 @@ __all__ = [
     "Tell",
     "as_model",
     "batches",
+    "check_any_read",
     "choose_stimuli",
     "place_of",
     "prepare_capture",
@@ -197,3 +198,15 @@ def batches(
 
     with threads_for_each_batch(plan.threads), closing(images):
         yield from in_order(run, groups, plan.streams)
+
+
+def check_any_read(stimuli: StimulusSet, skipped: Sequence[SkippedImage]) -> None:
+    """Raise if all images were skipped: there is no result without any.
+
+    Raises
+    ------
+    WorkError
+    """
+    if len(skipped) == len(stimuli):
+        everything = counted(len(stimuli), "image")
+        raise WorkError(f"none of {everything} can be read ({skipped[0].reason})")

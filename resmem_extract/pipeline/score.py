@@ -17,19 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import RunOptions, validated
 from ..decoding import SkippedImage, hash_images
-from ..errors import RequestError, WorkError, counted, given_path
+from ..errors import RequestError, WorkError, given_path
 from ..images import StimulusSet
 from ..partial_files import make_folders, remove_stale, removed_on_failure, write_text
 from ..types import Progress
 from .networks import Network, ready_networks
 from .plan import choose_plan, choose_workers
 from .provenance import now, provenance
-from .repeat import image_differences, run_differences
+from .repeat import image_differences, refuse_if_other, run_differences
 from .run import (
     Images,
     Tell,
     as_model,
     batches,
+    check_any_read,
     choose_stimuli,
     place_of,
     prepare_capture,
@@ -155,10 +156,7 @@ def _score(
             skipped += batch.skipped
             if progress:
                 progress(len(ids) + len(skipped), len(stimuli))
-    if not ids:
-        raise WorkError(
-            f"none of {counted(len(stimuli), 'image')} can be read ({skipped[0].reason})"
-        )
+    check_any_read(stimuli, skipped)
     left_out = tuple((image.id, image.reason) for image in skipped)
     record |= {"skipped": [list(pair) for pair in left_out], "images_sha256": _digest(sha256s)}
     seconds = time.perf_counter() - started
@@ -229,11 +227,7 @@ def _same_or_refused(
         kept = stimuli.take([row for row, name in enumerate(stimuli.ids) if name in names])
         if there.get("images_sha256") != _digest(hash_images(kept, choose_workers(asked))):
             differences = ["images: the same ids, but other contents"]
-    if differences:
-        raise RequestError(
-            f"{out} exists and is of another request ({'; '.join(differences)}); "
-            "use --overwrite to replace it, or another --out"
-        )
+    refuse_if_other(out, differences)
     return Scores(
         tuple(ids),
         tuple(value for _, value in pairs),
