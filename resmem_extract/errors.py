@@ -28,6 +28,7 @@ __all__ = [
     "counted",
     "given_path",
     "nearest",
+    "reason_of",
 ]
 
 
@@ -118,3 +119,9 @@ def nearest(text: str, known: Sequence[str], n: int = 3) -> list[str]:
     """Return up to `n` of the known names that most resemble `text`, for 'did you mean'."""
     folded = {name.lower(): name for name in reversed(known)}
     return [folded[m] for m in difflib.get_close_matches(text.lower(), folded, n, cutoff=0.6)]
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the operating system's own words; h5py wraps them in a line of call names."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else str(error).partition("\n")[0]

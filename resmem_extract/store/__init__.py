@@ -2,6 +2,7 @@
 
 from .arrays import FeatureArray
 from .dataset import StoreDataset
+from .layout import Layout, choose_layouts, layout_of
 from .reader import Store, open_store
 from .schema import COMPRESSIONS, FORMAT, FORMAT_VERSION, check_column_names
 from .space import check_free_space, format_bytes, required_bytes
@@ -12,12 +13,15 @@ __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "FeatureArray",
+    "Layout",
     "Store",
     "StoreDataset",
     "StoreWriter",
     "check_column_names",
     "check_free_space",
+    "choose_layouts",
     "format_bytes",
+    "layout_of",
     "open_store",
     "required_bytes",
 ]

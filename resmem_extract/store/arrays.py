@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..types import ActivationSpec
 from .handle import Handle
 from .index import ImageIndex
-from .schema import object_name
+from .schema import feature_name
 from .selection import read
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class FeatureArray:
 
     @property
     def _dataset(self) -> h5py.Dataset:
-        return self._handle.dataset(f"/features/{object_name(self.spec.path)}")
+        return self._handle.dataset(feature_name(self.spec.path))
 
     @property
     def module(self) -> str:

@@ -21,7 +21,7 @@ from .arrays import FeatureArray
 from .dataset import StoreDataset
 from .handle import Handle
 from .index import ImageIndex
-from .schema import decode_strings, object_name, provenance_of, read_specs
+from .schema import decode_strings, feature_name, object_name, provenance_of, read_specs
 
 __all__ = ["Store", "open_store"]
 
@@ -251,7 +251,7 @@ class Store:
 
     def _describe_module(self, path: str) -> dict[str, Any]:
         array, spec = self[path], self.specs[path]
-        dataset = self.handle.dataset(f"/features/{object_name(path)}")
+        dataset = self.handle.dataset(feature_name(path))
         return {
             "path": path,
             "index_path": spec.index_path,

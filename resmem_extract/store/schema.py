@@ -34,6 +34,7 @@ __all__ = [
     "create_feature",
     "create_strings",
     "decode_strings",
+    "feature_name",
     "load_filter",
     "object_name",
     "provenance_of",
@@ -104,6 +105,11 @@ def object_name(name: str) -> str:
     if name.strip(".") == "":
         return name.replace(".", "%2E") or "unnamed"
     return name.replace("/", "%2F").replace("\0", "%00")
+
+
+def feature_name(path: str) -> str:
+    """Return the full name of a module's data set."""
+    return f"/features/{object_name(path)}"
 
 
 def check_column_names(names: Iterable[str]) -> None:

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import os
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import OverflowInDtypeError, RequestError, WorkError
+from ..errors import RequestError, WorkError, reason_of
 from ..partial_files import make_folders, partial_name, remove_empty, remove_stale
 from ..types import ActivationSpec
-from .chunks import chunk_shape
 from .early_sync import EarlySync
+from .layout import Layout, choose_layouts
 from .schema import (
     FORMAT,
     FORMAT_VERSION,
     compression_arguments,
     create_feature,
     create_strings,
+    feature_name,
     object_name,
     write_column,
     write_link,
     write_provenance,
 )
+from .stream import FeatureStream, Scratch
+
+if TYPE_CHECKING:
+    from .reader import Store
 
 __all__ = ["StoreWriter"]
 
@@ -59,6 +62,9 @@ class StoreWriter:
         The most rows that can come.
     compression : {None, 'bitshuffle-lz4', 'gzip'}
         Filter of the activations.
+    layouts : mapping, optional
+        By canonical path, chunks and compression of data sets that are to be stored like others
+        (`choose_layouts`, `layout_of`) instead of as `n_images` and `compression` say.
 
     Raises
     ------
@@ -77,20 +83,22 @@ class StoreWriter:
         n_images: int,
         *,
         compression: str | None = None,
+        layouts: Mapping[str, Layout] | None = None,
     ) -> None:
         if len({object_name(spec.path) for spec in specs}) < len(specs):
             raise ValueError("two data sets of one name")
-        compression_arguments(compression)
+        self._layouts = {**choose_layouts(specs, n_images, compression), **(layouts or {})}
+        for name in {layout.compression for layout in self._layouts.values()}:
+            compression_arguments(name)
         self.path = Path(path)
         self._specs = {spec.path: spec for spec in specs}
         self._n_images = n_images
-        self._compression = compression
         self._ids: list[str] = []
         self._sha256s: list[str] = []
         self._file: h5py.File | None = None
         self._early_sync: EarlySync | None = None
-        self._streams: dict[str, _FeatureStream] = {}
-        self._scratch = _Scratch()
+        self._streams: dict[str, FeatureStream] = {}
+        self._scratch = Scratch()
         self._partial = partial_name(self.path)
         self._new_folders: list[Path] = []
         # Also when Ctrl-C comes between making the file and entering the block that discards it.
@@ -112,7 +120,7 @@ class StoreWriter:
             self._early_sync = EarlySync(self._file.id.get_vfd_handle())
         except OSError as error:
             self._remove_partial()
-            raise RequestError(f"{self.path} cannot be written: {_reason(error)}") from error
+            raise RequestError(f"{self.path} cannot be written: {reason_of(error)}") from error
         try:
             with self._working():
                 self._lay_out(self._file)
@@ -128,9 +136,11 @@ class StoreWriter:
         features = file.create_group("features", track_order=True)
         file.create_group("images", track_order=True)
         for path, spec in self._specs.items():
-            chunks = chunk_shape(spec.shape, self._n_images, np.dtype(spec.dtype).itemsize)
-            dataset = create_feature(features, spec, self._n_images, chunks, self._compression)
-            self._streams[path] = _FeatureStream(dataset, path, self._scratch)
+            layout = self._layouts[path]
+            dataset = create_feature(
+                features, spec, self._n_images, layout.chunks, layout.compression
+            )
+            self._streams[path] = FeatureStream(dataset, path, self._scratch)
         for path, spec in self._specs.items():
             for alias in spec.links:
                 write_link(features, alias, path)
@@ -169,18 +179,69 @@ class StoreWriter:
         self._ids.extend(ids)
         self._sha256s.extend(sha256s)
 
+    def append_store(
+        self,
+        store: Store,
+        rows: slice | None = None,
+        copied: Callable[[int], None] | None = None,
+    ) -> None:
+        """Write rows of another store of the same modules, in bounded memory.
+
+        Where both sides begin at a chunk and are stored alike (`layouts`), chunks are copied
+        without being decoded. Columns and provenance are not copied: `finish` takes them.
+
+        Parameters
+        ----------
+        store : Store
+        rows : slice, optional
+            Consecutive rows, all by default.
+        copied : callable, optional
+            Told again and again how many bytes of activations came since it was last called.
+
+        Raises
+        ------
+        WorkError
+            If the disk fails or is full, or the other store cannot be read.
+        ValueError
+            If its modules, shapes or data types are others, or there are too many rows; nothing is
+            written then.
+        """
+        taken = range(len(store))[rows or slice(None)]
+        if taken.step != 1:
+            raise ValueError(f"rows {rows} are not consecutive")
+        rows = slice(taken.start, taken.stop)
+        ids, sha256s = store.image_ids[rows].tolist(), store.sha256[rows].tolist()
+        self._check_ids(ids, sha256s)
+        self._check_specs(store)
+        for path, stream in self._streams.items():
+            source = store.handle.dataset(feature_name(path))
+            with self._working():
+                for nbytes in stream.copy(source, rows):
+                    if self._early_sync is not None:
+                        self._early_sync.wrote(nbytes)
+                    if copied:
+                        copied(nbytes)
+        self._ids.extend(ids)
+        self._sha256s.extend(sha256s)
+
+    def _check_specs(self, store: Store) -> None:
+        if store.specs.keys() != self._specs.keys():
+            raise ValueError(f"{store.path} has {sorted(store.specs)}, not {sorted(self._specs)}")
+        for path, spec in self._specs.items():
+            there = store.specs[path]
+            if (there.shape, there.dtype) != (spec.shape, spec.dtype):
+                raise ValueError(
+                    f"{path}: {there.dtype} {there.shape} in {store.path}, "
+                    f"expected {spec.dtype} {spec.shape}"
+                )
+
     def _check_rows(
         self,
         ids: Sequence[str],
         sha256s: Sequence[str],
         activations: Mapping[str, npt.NDArray[Any]],
     ) -> None:
-        if self._file is None:
-            raise ValueError("the writer is not open")
-        if len(sha256s) != len(ids):
-            raise ValueError(f"{len(ids)} ids and {len(sha256s)} hashes")
-        if self.n_written + len(ids) > self._n_images:
-            raise ValueError(f"more than the {self._n_images} rows that were announced")
+        self._check_ids(ids, sha256s)
         if activations.keys() != self._specs.keys():
             raise ValueError(f"got {sorted(activations)}, expected {sorted(self._specs)}")
         for path, spec in self._specs.items():
@@ -189,6 +250,14 @@ class StoreWriter:
                 raise ValueError(f"{path}: got shape {array.shape}, expected {shape}")
             if array.dtype not in (np.dtype(np.float32), np.dtype(spec.dtype)):
                 raise ValueError(f"{path}: got {array.dtype}, expected float32 or {spec.dtype}")
+
+    def _check_ids(self, ids: Sequence[str], sha256s: Sequence[str]) -> None:
+        if self._file is None:
+            raise ValueError("the writer is not open")
+        if len(sha256s) != len(ids):
+            raise ValueError(f"{len(ids)} ids and {len(sha256s)} hashes")
+        if self.n_written + len(ids) > self._n_images:
+            raise ValueError(f"more than the {self._n_images} rows that were announced")
 
     def finish(
         self,
@@ -282,115 +351,9 @@ class StoreWriter:
             raise
         except (OSError, RuntimeError) as error:
             raise WorkError(
-                f"writing {self.path} failed after {self.n_written} images: {_reason(error)}; "
+                f"writing {self.path} failed after {self.n_written} images: {reason_of(error)}; "
                 "nothing is left under that name that was not there before"
             ) from error
-
-
-class _FeatureStream:
-    """The rows of one data set on their way into whole chunks.
-
-    Every chunk is written once, complete. Without a filter its bytes go straight to the file,
-    past HDF5's chunk cache and type conversion, which halve the rate.
-    """
-
-    def __init__(self, dataset: h5py.Dataset, path: str, scratch: _Scratch) -> None:
-        self._dataset = dataset
-        self._path = path
-        self._filtered = dataset.id.get_create_plist().get_nfilters() > 0
-        self._columns = list(_grid(dataset.shape[1:], dataset.chunks[1:]))
-        self._rows: int = dataset.chunks[0]
-        self._start = 0
-        self._n_held = 0
-        self._held: npt.NDArray[Any] | None = None
-        self._scratch = scratch
-
-    def append(self, rows: npt.NDArray[Any]) -> None:
-        """Write all complete row-blocks; keep the rest, less than one block, for the next call."""
-        while len(rows):
-            taken = rows[: self._rows - self._n_held]
-            rows = rows[len(taken) :]
-            if len(taken) == self._rows:
-                self._write(taken)
-            else:
-                self._hold(taken)
-
-    def _hold(self, rows: npt.NDArray[Any]) -> None:
-        if self._held is None:
-            self._held = np.empty((self._rows, *rows.shape[1:]), self._dataset.dtype)
-        end = self._n_held + len(rows)
-        self._convert(rows, self._held[self._n_held : end])
-        self._n_held = end
-        if end == self._rows:
-            self._write(self._held)
-            self._n_held = 0
-
-    def finish(self) -> None:
-        """Write the last, partial row-block and cut the data set to the rows that came."""
-        self._dataset.resize(self._start + self._n_held, axis=0)
-        if self._held is not None and self._n_held:
-            self._write(self._held[: self._n_held])
-
-    def _write(self, block: npt.NDArray[Any]) -> None:
-        """Write one row-block `[up to chunk rows, *shape]` at the end of the data set."""
-        if self._filtered:
-            stored = np.empty(block.shape, self._dataset.dtype)
-            self._convert(block, stored)
-            self._dataset[self._start : self._start + len(block)] = stored
-        else:
-            for column in self._columns:
-                piece = block[(slice(None), *column)]
-                offset = (self._start, *(part.start for part in column))
-                self._dataset.id.write_direct_chunk(offset, self._as_chunk(piece))
-        self._start += len(block)
-
-    def _as_chunk(self, piece: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return `piece` contiguous, in the stored dtype, padded with zeros to a whole chunk."""
-        shape, dtype = self._dataset.chunks, self._dataset.dtype
-        if piece.shape == shape and piece.dtype == dtype and piece.flags.c_contiguous:
-            return piece
-        chunk = self._scratch.array(shape, dtype)
-        if piece.shape != shape:
-            chunk[...] = 0
-        self._convert(piece, chunk[tuple(map(slice, piece.shape))])
-        return chunk
-
-    def _convert(self, source: npt.NDArray[Any], target: npt.NDArray[Any]) -> None:
-        """Copy into `target`, refusing finite values that its dtype cannot hold."""
-        with np.errstate(over="ignore"):
-            np.copyto(target, source, casting="same_kind")
-        if target.itemsize < source.itemsize and np.isinf(target).any():
-            lost = np.isinf(target) & np.isfinite(source)
-            if lost.any():
-                largest = np.finfo(target.dtype).max
-                raise OverflowInDtypeError(
-                    f"{self._path}: {source[lost][0]:g} does not fit in {target.dtype} "
-                    f"(at most {largest:g}); store it as float32 (--dtype float32)"
-                )
-
-
-class _Scratch:
-    """Memory in which one chunk after another is laid out, shared by all data sets."""
-
-    def __init__(self) -> None:
-        self._bytes = np.empty(0, np.uint8)
-
-    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        """Return an array over the memory; its contents are whatever was left there."""
-        nbytes = math.prod(shape) * dtype.itemsize
-        if nbytes > self._bytes.size:
-            self._bytes = np.empty(nbytes, np.uint8)
-        array: npt.NDArray[Any] = self._bytes[:nbytes].view(dtype).reshape(shape)
-        return array
-
-
-def _grid(shape: tuple[int, ...], chunk: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Walk through the chunks of a row-block, each as a slice for every axis after the rows."""
-    axes = (
-        [slice(start, min(start + part, size)) for start in range(0, size, part)]
-        for size, part in zip(shape, chunk, strict=True)
-    )
-    return itertools.product(*axes)
 
 
 def _remove(partial: Path, folders: list[Path]) -> None:
@@ -407,9 +370,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _reason(error: BaseException) -> str:
-    """Return the operating system's own words; h5py wraps them in a line of call names."""
-    number = getattr(error, "errno", None)
-    return os.strerror(number) if number else str(error).partition("\n")[0]

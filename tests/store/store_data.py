@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resmem_extract.store import StoreWriter
+from resmem_extract.store import Layout, StoreWriter
 from resmem_extract.types import ActivationSpec
 
 AXES = ("image", "channel", "height", "width", "depth")
@@ -31,10 +31,12 @@ def write(
     arrays: Mapping[str, Any],
     *,
     batch: int = 16,
+    compression: str | None = None,
+    layouts: Mapping[str, Layout] | None = None,
     **finish: Any,
 ) -> Path:
     n = len(next(iter(arrays.values())))
-    with StoreWriter(path, specs, n) as writer:
+    with StoreWriter(path, specs, n, compression=compression, layouts=layouts) as writer:
         for start in range(0, n, batch):
             rows = slice(start, start + batch)
             writer.append(
