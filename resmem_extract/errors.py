@@ -29,6 +29,7 @@ __all__ = [
     "given_path",
     "nearest",
     "reason_of",
+    "shown",
 ]
 
 
@@ -125,3 +126,9 @@ def reason_of(error: BaseException) -> str:
     """Return the operating system's own words; h5py wraps them in a line of call names."""
     number = getattr(error, "errno", None)
     return os.strerror(number) if number else str(error).partition("\n")[0]
+
+
+def shown(text: object) -> str:
+    """Return `text` as it can stand in a one-line message: escaped if it would not print."""
+    string = str(text)
+    return string if string.isprintable() else ascii(string)

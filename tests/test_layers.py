@@ -45,7 +45,6 @@ LAYER = {
 # Modules directly in the package that have not the name of their unit.
 UNIT_OF_MODULE = {
     "decoding": "images",
-    "image_lists": "images",
     "__init__": "top",
     "__main__": "top",
 }

@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from ..config import RunOptions
 from ..decoding import LoadedImage, SkippedImage, load_images
-from ..errors import RequestError, WorkError, counted, given_path
-from ..image_lists import shown
+from ..errors import RequestError, WorkError, counted, given_path, shown
 from ..images import Source, StimulusSet, find_images, sample_photographs
 from ..models import load_model
 from ..types import NO_REDUCTION, Reduction

@@ -15,8 +15,8 @@ from PIL import Image
 
 from resmem_extract.decoding import IMAGE_FORMATS
 from resmem_extract.errors import RequestError
-from resmem_extract.image_lists import _typed
 from resmem_extract.images import IMAGE_EXTENSIONS, StimulusSet, find_images, sample_photographs
+from resmem_extract.images.text_lists import _typed
 
 
 def put(folder: Path, *names: str) -> Path:

@@ -1,6 +1,6 @@
 """Reading written listings of images: text lists and CSV tables.
 
-Text is interpreted here; that the listed files exist is seen to in `images`.
+Text is interpreted here; that the listed files exist is seen to in `find`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import RequestError
+from ..errors import RequestError, shown
 
-__all__ = ["RESERVED_COLUMNS", "Listing", "is_file", "read_csv", "read_list", "shown"]
+__all__ = ["RESERVED_COLUMNS", "Listing", "is_file", "read_csv", "read_list"]
 
 RESERVED_COLUMNS = frozenset({"id", "sha256", "row"})
 """Names that a feature store uses itself beside the user's columns."""
@@ -41,12 +41,6 @@ class Listing:
     """Ids given beside the paths (the CSV column `image_id`)."""
     columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     """Further columns, one value an image."""
-
-
-def shown(text: object) -> str:
-    """Return `text` as it can stand in a one-line message: escaped if it would not print."""
-    string = str(text)
-    return string if string.isprintable() else ascii(string)
 
 
 def read_list(path: Path) -> Listing:

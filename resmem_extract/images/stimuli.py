@@ -1,0 +1,109 @@
+"""What all kinds of stimuli become: ordered images, each under an id of its own.
+
+The id of an image is the key by which everything is joined later, so whatever would make a key
+ambiguous is refused here, before any work has begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy.typing as npt
+
+from ..errors import RequestError, shown
+from ..types import IdForm
+
+__all__ = ["MAX_ID_BYTES", "StimulusSet", "identify", "is_utf8"]
+
+MAX_ID_BYTES = 1024
+"""The longest id, in bytes of UTF-8; ids are stored at one fixed length."""
+
+
+@dataclass(frozen=True, eq=False)
+class StimulusSet:
+    """Ordered, uniquely named images.
+
+    Raises
+    ------
+    RequestError
+        An id cannot be a key: empty, too long, not UTF-8, of several lines, or given twice.
+    ValueError
+        Ids, paths and columns differ in length.
+    """
+
+    ids: tuple[str, ...]
+    """One unique key an image."""
+    paths: tuple[Path, ...]
+    """The file of each image."""
+    columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    """What else is known of the images: arrays of one value an image."""
+    root: str = ""
+    """What the user gave, as an absolute path, or a name."""
+    notes: tuple[str, ...] = ()
+    """What the user should be told, a line each."""
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.ids), len(self.paths), *map(len, self.columns.values())}
+        if len(lengths) != 1:
+            raise ValueError(f"ids, paths and columns must have one length, not {sorted(lengths)}")
+        for image_id in self.ids:
+            _check_id(image_id)
+        _check_unique(self.ids, self.paths)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: Sequence[int]) -> StimulusSet:
+        """Return the images at some rows, in the order of `rows`."""
+        return StimulusSet(
+            tuple(self.ids[row] for row in rows),
+            tuple(self.paths[row] for row in rows),
+            {name: values[list(rows)] for name, values in self.columns.items()},
+            self.root,
+            self.notes,
+        )
+
+
+def identify(name: str, id_form: IdForm) -> str:
+    """Return the id of an image by its path: as it is, or without folder and extension."""
+    return PurePosixPath(name).stem if id_form == "stem" else name
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether a name that the file system gave was UTF-8 (others hold lone surrogates)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_id(image_id: str) -> None:
+    """Raise if an id cannot be stored and written, one a line, as it is."""
+    if not is_utf8(image_id):
+        raise RequestError(f"the image name {image_id!a} is not valid UTF-8; rename it")
+    if any(character in image_id for character in "\0\n\r"):
+        raise RequestError(f"the image id {image_id!a} holds a NUL or a newline; rename it")
+    if not image_id:
+        raise RequestError("an image id is empty; name every image")
+    if len(image_id.encode()) > MAX_ID_BYTES:
+        raise RequestError(
+            f"the image id {shown(image_id[:60])}... is {len(image_id.encode())} bytes long, more"
+            f" than {MAX_ID_BYTES}; use shorter names, or --id stem"
+        )
+
+
+def _check_unique(ids: Sequence[str], paths: Sequence[Path]) -> None:
+    """Raise if two images have one id."""
+    first: dict[str, Path] = {}
+    for image_id, path in zip(ids, paths, strict=True):
+        if image_id in first:
+            raise RequestError(
+                f"two images have the id {shown(image_id)}: {shown(first[image_id])} and"
+                f" {shown(path)}; list each image once, or name them by --id path or by the CSV"
+                " column image_id"
+            )
+        first[image_id] = path
