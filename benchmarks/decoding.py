@@ -41,19 +41,19 @@ def load_one(path: Path) -> np.ndarray:
 def repeated(stimuli: StimulusSet, seconds: float) -> StimulusSet:
     """Repeat the images, so that one thread would be busy for about so long."""
     start = time.perf_counter()
-    for path in stimuli.paths:
+    for path in stimuli.images:
         load_one(path)
     times = max(1, round(seconds / (time.perf_counter() - start)))
     ids = (f"{k}/{image_id}" for k in range(times) for image_id in stimuli.ids)
-    return StimulusSet(tuple(ids), stimuli.paths * times)
+    return StimulusSet(tuple(ids), stimuli.images * times)
 
 
 def by_processes(stimuli: StimulusSet, workers: int) -> Iterator[np.ndarray]:
     """Decode in forked processes, in order; the start of the processes is not counted."""
     with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
-        list(pool.map(load_one, stimuli.paths[:workers]))
+        list(pool.map(load_one, stimuli.images[:workers]))
         yield np.empty(0)
-        yield from pool.map(load_one, stimuli.paths, chunksize=8)
+        yield from pool.map(load_one, stimuli.images, chunksize=8)
 
 
 def images_per_second(make: Callable[[], Iterator[object]], skipped: int = 0) -> float:

@@ -1,4 +1,4 @@
-"""From the bytes of image files to arrays: hashing, decoding, and worker threads that do both.
+"""From images to arrays: hashing, decoding, and worker threads that do both.
 
 Threads, not processes: Pillow releases the interpreter's lock while it decodes and resizes, and
 threads hand arrays over without copying and without shared memory (`benchmarks/decoding.py`).
@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice, pairwise
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -26,9 +25,10 @@ from .errors import ImageError
 
 __all__ = [
     "IMAGE_FORMATS",
-    "IdentifiedFiles",
     "LoadedImage",
     "SkippedImage",
+    "Stimuli",
+    "content_sha256",
     "decode",
     "hash_images",
     "load_images",
@@ -44,17 +44,24 @@ _AHEAD_PER_WORKER = 4
 _MIN_AHEAD = 32
 
 
-class IdentifiedFiles(Protocol):
-    """Image files and what they are called, in order; `images.StimulusSet` is one."""
+class Stimuli(Protocol):
+    """Images and what they are called, in order; `images.StimulusSet` is one."""
 
     @property
     def ids(self) -> Sequence[str]:
         """One unique key an image."""
         ...
 
-    @property
-    def paths(self) -> Sequence[Path]:
-        """The file of each image."""
+    def read(self, row: int) -> bytes | Image.Image:
+        """Return the bytes of an image file, or the picture itself where it is in no file.
+
+        Several threads call this at the same time.
+
+        Raises
+        ------
+        OSError
+            It cannot be read.
+        """
         ...
 
 
@@ -66,7 +73,7 @@ class LoadedImage:
     """Its position among the stimuli."""
     id: str
     sha256: str
-    """Of the file's bytes, in hexadecimal digits."""
+    """As `content_sha256` has it."""
     pixels: Any
     """What `prepare` returned."""
 
@@ -82,8 +89,10 @@ class SkippedImage:
     """One short line."""
 
 
-def decode(data: bytes, *, exif_orientation: bool = False, image_id: str = "image") -> Image.Image:
-    """Decode an image file to RGB by one rule, whatever it holds.
+def decode(
+    data: bytes | Image.Image, *, exif_orientation: bool = False, image_id: str = "image"
+) -> Image.Image:
+    """Decode an image file, or convert a picture, to RGB by one rule, whatever it holds.
 
     The rule: the first frame is taken. 16-bit grey (Pillow's modes ``I;16*``, and ``I`` with all
     values in 0..65535) keeps its high byte, ``value >> 8``, where Pillow alone would clip it to
@@ -94,8 +103,9 @@ def decode(data: bytes, *, exif_orientation: bool = False, image_id: str = "imag
 
     Parameters
     ----------
-    data : bytes
-        The whole file. Its content decides on the format, not its name.
+    data : bytes or PIL.Image.Image
+        The whole file, whose content decides on the format, not its name; or a picture, which
+        may be changed.
     exif_orientation : bool
         Turn the picture upright as its EXIF data says.
     image_id : str
@@ -114,7 +124,7 @@ def decode(data: bytes, *, exif_orientation: bool = False, image_id: str = "imag
         outside 0..65535).
     """
     try:
-        image = _open(data)
+        image = _open(data) if isinstance(data, bytes) else data
         image.load()
         # Loading has turned a TIFF already; Pillow 10.0 would turn it a second time.
         if exif_orientation and image.format != "TIFF":
@@ -129,8 +139,24 @@ def decode(data: bytes, *, exif_orientation: bool = False, image_id: str = "imag
         raise ImageError(image_id, f"cannot be decoded ({_one_line(error)})") from error
 
 
+def content_sha256(content: bytes | Image.Image) -> str:
+    """Return the SHA-256 by which the content of an image is known, in hexadecimal digits.
+
+    Parameters
+    ----------
+    content : bytes or PIL.Image.Image
+        Of a file, the hash is that of its bytes. Of a picture in no file, which must be RGB, it is
+        that of the text ``uint8[H,W,3]``, in digits, and the values in C order after it.
+    """
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(f"uint8[{content.height},{content.width},3]".encode())
+    digest.update(content.tobytes())
+    return digest.hexdigest()
+
+
 def load_images(
-    stimuli: IdentifiedFiles,
+    stimuli: Stimuli,
     prepare: Callable[[Image.Image], Any],
     *,
     workers: int,
@@ -141,13 +167,13 @@ def load_images(
 ) -> Generator[LoadedImage | SkippedImage, None, None]:
     """Read, hash, decode and prepare images in worker threads; yield them in order.
 
-    Each file is read once, so hash and pixels are of the same bytes. Memory is bounded by the
+    Each image is read once, so hash and pixels are of the same content. Memory is bounded by the
     look-ahead, whatever the number of images. Closing the generator, or any exception, stops the
     workers after the images they are at.
 
     Parameters
     ----------
-    stimuli : IdentifiedFiles
+    stimuli : Stimuli
         The images, such as a `StimulusSet`.
     prepare : callable
         From one RGB photograph to an array, or to what else it is to become; called in the
@@ -183,23 +209,23 @@ def load_images(
     def load(row: int) -> LoadedImage | SkippedImage:
         image_id = stimuli.ids[row]
         try:
-            data = _read(stimuli.paths[row], image_id)
-            image = decode(data, exif_orientation=exif_orientation, image_id=image_id)
+            content = _content(stimuli, row)
+            image = decode(content, exif_orientation=exif_orientation, image_id=image_id)
         except ImageError as error:
             if on_error == "stop":
                 raise
             return SkippedImage(row, image_id, error.reason)
-        return LoadedImage(row, image_id, hashlib.sha256(data).hexdigest(), prepare(image))
+        return LoadedImage(row, image_id, content_sha256(content), prepare(image))
 
     return _in_order(load, wanted, *_window(workers, ahead))
 
 
-def hash_images(stimuli: IdentifiedFiles, workers: int) -> list[str]:
-    """Return the SHA-256 of each image file, without decoding any.
+def hash_images(stimuli: Stimuli, workers: int) -> list[str]:
+    """Return the `content_sha256` of each image, without decoding any file.
 
     Parameters
     ----------
-    stimuli : IdentifiedFiles
+    stimuli : Stimuli
         The images, such as a `StimulusSet`.
     workers : int
         Number of threads; 0 for the caller's own.
@@ -207,16 +233,16 @@ def hash_images(stimuli: IdentifiedFiles, workers: int) -> list[str]:
     Returns
     -------
     list of str
-        Hexadecimal digits, in the order of `stimuli`.
+        In the order of `stimuli`.
 
     Raises
     ------
     ImageError
-        A file cannot be read.
+        An image cannot be read.
     """
 
     def sha256(row: int) -> str:
-        return hashlib.sha256(_read(stimuli.paths[row], stimuli.ids[row])).hexdigest()
+        return content_sha256(_content(stimuli, row))
 
     return list(_in_order(sha256, range(len(stimuli.ids)), *_window(workers, None)))
 
@@ -289,11 +315,18 @@ def _high_byte(image: Image.Image) -> Image.Image:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
-def _read(path: Path, image_id: str) -> bytes:
+def _content(stimuli: Stimuli, row: int) -> bytes | Image.Image:
+    """Return the bytes of an image file, or the RGB picture that is in no file."""
+    image_id = stimuli.ids[row]
     try:
-        return path.read_bytes()
+        content = stimuli.read(row)
+    except ImageError:
+        raise
     except OSError as error:
-        raise ImageError(image_id, f"cannot be read ({error.strerror})") from error
+        raise ImageError(
+            image_id, f"cannot be read ({error.strerror or _one_line(error)})"
+        ) from error
+    return content if isinstance(content, bytes) else decode(content, image_id=image_id)
 
 
 def _one_line(error: BaseException) -> str:

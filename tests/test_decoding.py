@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from resmem_extract import decoding
-from resmem_extract.decoding import LoadedImage, SkippedImage, decode, hash_images, load_images
+from resmem_extract.decoding import (
+    LoadedImage,
+    SkippedImage,
+    content_sha256,
+    decode,
+    hash_images,
+    load_images,
+)
 from resmem_extract.errors import ImageError
 from resmem_extract.images import StimulusSet, find_images, sample_photographs
 
@@ -33,7 +40,7 @@ def encoded(image: Image.Image, form: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def refusal(data: bytes, **options: bool) -> str:
+def refusal(data: bytes | Image.Image, **options: bool) -> str:
     with pytest.raises(ImageError) as caught:
         decode(data, image_id="it", **options)
     assert caught.value.image_id == "it"
@@ -164,6 +171,79 @@ def test_orientation_of_a_tiff_is_always_followed_once(asked):
     data = encoded(ASTRONAUT, "TIFF", tiffinfo={0x0112: 6})
     once = np.asarray(ASTRONAUT.transpose(Image.Transpose.ROTATE_270))
     np.testing.assert_array_equal(np.asarray(decode(data, exif_orientation=asked)), once)
+
+
+# --- pictures that are in no file ---
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "LAB", "I;16", "I"])
+def test_a_picture_becomes_rgb_by_the_same_rule(mode):
+    """A lossless file of the picture is the oracle."""
+    via = "RGB" if mode in ("P", "LAB") else None
+    picture = ASTRONAUT.convert(via) if via else ASTRONAUT
+    if mode.startswith("I"):
+        picture = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    picture = picture if mode == "I;16" else picture.convert(mode)
+    expected = np.asarray(decode(encoded(picture, "TIFF")))
+    np.testing.assert_array_equal(np.asarray(decode(picture)), expected)
+
+
+def test_a_picture_without_a_fixed_range_is_refused():
+    assert "convert the file to 8 bits" in refusal(Image.new("F", (2, 2)))
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.randoms(use_true_random=False))
+def test_the_hash_of_a_picture_is_of_its_shape_and_values(height, width, random):
+    values = np.frombuffer(random.randbytes(height * width * 3), np.uint8)
+    values = values.reshape(height, width, 3)
+    text = f"uint8[{height},{width},3]".encode()
+    expected = hashlib.sha256(text + values.tobytes("C")).hexdigest()
+    assert content_sha256(Image.fromarray(values)) == expected
+    assert content_sha256(values.tobytes()) == hashlib.sha256(values.tobytes()).hexdigest()
+
+
+class Pictures:
+    """Stimuli that are in no file; one of them may be damaged."""
+
+    ids = ("a", "b", "c")
+
+    def __init__(self, *pictures: Image.Image | OSError) -> None:
+        self.pictures = pictures
+
+    def read(self, row: int) -> Image.Image:
+        if isinstance(self.pictures[row], OSError):
+            raise self.pictures[row]
+        return self.pictures[row].copy()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_are_loaded_like_files(workers):
+    grey = ASTRONAUT.convert("L")
+    bad = OSError("no chunk\nat 0x7f")
+    images = list(
+        load_images(Pictures(ASTRONAUT, bad, grey), np.asarray, workers=workers, on_error="skip")
+    )
+    assert images[1] == SkippedImage(1, "b", "cannot be read (no chunk at 0x7f)")
+    for image, picture in zip(images[::2], (ASTRONAUT, grey.convert("RGB")), strict=True):
+        np.testing.assert_array_equal(image.pixels, np.asarray(picture))
+        assert image.sha256 == content_sha256(picture)
+    assert hash_images(Pictures(ASTRONAUT, ASTRONAUT, grey), workers)[2] == images[2].sha256
+
+
+def test_the_hash_of_a_picture_does_not_depend_on_whether_it_is_turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.open(io.BytesIO(encoded(ASTRONAUT, "PNG", exif=exif)))
+    as_it_is, turned = (
+        next(
+            load_images(Pictures(picture), np.asarray, workers=0, rows=[0], exif_orientation=asked)
+        )
+        for asked in (False, True)
+    )
+    assert as_it_is.sha256 == turned.sha256
+    np.testing.assert_array_equal(as_it_is.pixels, np.asarray(ASTRONAUT))
+    np.testing.assert_array_equal(turned.pixels, np.asarray(ImageOps.exif_transpose(picture)))
+    assert turned.pixels.shape == (96, 80, 3)
 
 
 # --- what is refused ---
@@ -360,12 +440,12 @@ def test_what_prepare_raises_is_passed_on_and_stops_the_workers(photos, error, w
 
 def spoilt(photos: StimulusSet) -> StimulusSet:
     """Four bad files: a text, a dangling link, a folder, an empty file."""
-    photos.paths[2].write_text("a text")
+    photos.images[2].write_text("a text")
     for row in (4, 6):
-        photos.paths[row].unlink()
-    photos.paths[4].symlink_to("nowhere")
-    photos.paths[6].mkdir()
-    photos.paths[9].write_bytes(b"")
+        photos.images[row].unlink()
+    photos.images[4].symlink_to("nowhere")
+    photos.images[6].mkdir()
+    photos.images[9].write_bytes(b"")
     return photos
 
 

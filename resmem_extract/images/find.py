@@ -93,17 +93,18 @@ def _from_listing(source: Path, name: str, listing: Listing, id_form: IdForm) ->
     folder = source if source.is_dir() else source.parent
     if not listing.paths:
         raise RequestError(f"no images in {name}; give one path a line")
+    paths = tuple(folder / path for path in listing.paths)
     stimuli = StimulusSet(
         ids=listing.ids or tuple(identify(path, id_form) for path in listing.paths),
-        paths=tuple(folder / path for path in listing.paths),
+        images=paths,
         columns=listing.columns,
         root=str(source),
     )
-    missing = [path for path in stimuli.paths if not is_file(path)]
+    missing = [path for path in paths if not is_file(path)]
     if missing:
-        _refuse_url(listing.paths[stimuli.paths.index(missing[0])])
+        _refuse_url(listing.paths[paths.index(missing[0])])
         raise RequestError(
-            f"{len(missing)} of the {len(stimuli)} files listed in {name} do not exist,"
+            f"{len(missing)} of the {len(paths)} files listed in {name} do not exist,"
             f" first {shown(missing[0])}; relative paths are meant from {shown(folder)}"
         )
     return stimuli

@@ -39,7 +39,7 @@ def from_folder(folder: Path, id_form: IdForm) -> StimulusSet:
     labels = [name.rpartition("/")[0] for _, name in named]
     return StimulusSet(
         ids=tuple(image_id for image_id, _ in named),
-        paths=tuple(folder / name for _, name in named),
+        images=tuple(folder / name for _, name in named),
         columns={"label": np.array(labels, dtype=np.str_)} if any(labels) else {},
         root=str(folder),
         notes=tuple(_folder_notes(folder, others, loops)),

@@ -9,17 +9,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
 from ..errors import RequestError, shown
 from ..types import IdForm
 
-__all__ = ["MAX_ID_BYTES", "StimulusSet", "identify", "is_utf8"]
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["MAX_ID_BYTES", "Picture", "StimulusSet", "identify", "is_utf8"]
 
 MAX_ID_BYTES = 1024
 """The longest id, in bytes of UTF-8; ids are stored at one fixed length."""
+
+
+class Picture(Protocol):
+    """One image that is no file of its own: a member of a tar, a row of a stack, an object."""
+
+    @property
+    def path(self) -> Path | None:
+        """The file that it lies in, if it lies in one."""
+        ...
+
+    def read(self) -> bytes | Image.Image:
+        """Return the bytes of an image file, or the picture itself, for the caller to keep.
+
+        Several threads may call this at the same time.
+
+        Raises
+        ------
+        OSError
+            It cannot be read.
+        """
+        ...
+
+    def __str__(self) -> str:
+        """Return where it is, for messages: ``stack.h5:/imgBrick[7]``."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +59,13 @@ class StimulusSet:
     RequestError
         An id cannot be a key: empty, too long, not UTF-8, of several lines, or given twice.
     ValueError
-        Ids, paths and columns differ in length.
+        Ids, images and columns differ in length.
     """
 
     ids: tuple[str, ...]
     """One unique key an image."""
-    paths: tuple[Path, ...]
-    """The file of each image."""
+    images: tuple[Path | Picture, ...]
+    """The file of each image, or what else it can be read from."""
     columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     """What else is known of the images: arrays of one value an image."""
     root: str = ""
@@ -46,21 +74,38 @@ class StimulusSet:
     """What the user should be told, a line each."""
 
     def __post_init__(self) -> None:
-        lengths = {len(self.ids), len(self.paths), *map(len, self.columns.values())}
+        lengths = {len(self.ids), len(self.images), *map(len, self.columns.values())}
         if len(lengths) != 1:
-            raise ValueError(f"ids, paths and columns must have one length, not {sorted(lengths)}")
+            raise ValueError(f"ids, images and columns must have one length, not {sorted(lengths)}")
         for image_id in self.ids:
             _check_id(image_id)
-        _check_unique(self.ids, self.paths)
+        _check_unique(self.ids, self.images)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file that is read, once; none for images in memory."""
+        paths = (image if isinstance(image, Path) else image.path for image in self.images)
+        return tuple(dict.fromkeys(path for path in paths if path is not None))
+
+    def read(self, row: int) -> bytes | Image.Image:
+        """Return the bytes of an image file, or the picture itself where it is in no file.
+
+        Raises
+        ------
+        OSError
+            It cannot be read.
+        """
+        image = self.images[row]
+        return image.read_bytes() if isinstance(image, Path) else image.read()
 
     def take(self, rows: Sequence[int]) -> StimulusSet:
         """Return the images at some rows, in the order of `rows`."""
         return StimulusSet(
             tuple(self.ids[row] for row in rows),
-            tuple(self.paths[row] for row in rows),
+            tuple(self.images[row] for row in rows),
             {name: values[list(rows)] for name, values in self.columns.items()},
             self.root,
             self.notes,
@@ -96,14 +141,14 @@ def _check_id(image_id: str) -> None:
         )
 
 
-def _check_unique(ids: Sequence[str], paths: Sequence[Path]) -> None:
+def _check_unique(ids: Sequence[str], images: Sequence[Path | Picture]) -> None:
     """Raise if two images have one id."""
-    first: dict[str, Path] = {}
-    for image_id, path in zip(ids, paths, strict=True):
+    first: dict[str, Path | Picture] = {}
+    for image_id, image in zip(ids, images, strict=True):
         if image_id in first:
+            hint = "list each image once, or name them by --id path or by the CSV column image_id"
             raise RequestError(
                 f"two images have the id {shown(image_id)}: {shown(first[image_id])} and"
-                f" {shown(path)}; list each image once, or name them by --id path or by the CSV"
-                " column image_id"
+                f" {shown(image)}; {hint if isinstance(image, Path) else 'rename one'}"
             )
-        first[image_id] = path
+        first[image_id] = image

@@ -152,8 +152,8 @@ def _as_many(stimuli: StimulusSet, n: int) -> StimulusSet:
     if len(stimuli) >= n:
         return stimuli.take([row * len(stimuli) // n for row in range(n)])
     ids = (f"{i // len(stimuli)}/{stimuli.ids[i % len(stimuli)]}" for i in range(n))
-    paths = (stimuli.paths[i % len(stimuli)] for i in range(n))
-    return StimulusSet(tuple(ids), tuple(paths), root=stimuli.root)
+    images = (stimuli.images[i % len(stimuli)] for i in range(n))
+    return StimulusSet(tuple(ids), tuple(images), root=stimuli.root)
 
 
 def _existing(folder: str | os.PathLike[str]) -> Path:

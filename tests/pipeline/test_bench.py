@@ -40,7 +40,7 @@ def test_all_stages_are_measured(tmp_path, photos, resmem) -> None:
 def test_images_are_spread_or_repeated(photos) -> None:
     few = find_images(photos)
     many = module._as_many(few, 12)
-    assert (len(many), len(set(many.ids)), many.paths[5]) == (12, 12, few.paths[0])
+    assert (len(many), len(set(many.ids)), many.images[5]) == (12, 12, few.images[0])
     assert module._as_many(few, 2).ids == (few.ids[0], few.ids[2])
 
 
