@@ -1,9 +1,9 @@
 """Stimuli: whatever a user may give as images, found, named and put in order."""
 
 from .find import Source, find_images
-from .folders import IMAGE_EXTENSIONS
+from .names import IMAGE_EXTENSIONS, MAX_ID_BYTES
 from .samples import sample_photographs
-from .stimuli import MAX_ID_BYTES, StimulusSet
+from .stimuli import StimulusSet
 
 __all__ = [
     "IMAGE_EXTENSIONS",

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 from ..errors import RequestError, given_path, shown
 from ..types import IdForm
-from .folders import IMAGE_EXTENSIONS, from_folder
-from .stimuli import StimulusSet, identify, is_utf8
-from .text_lists import Listing, is_file, read_csv, read_list
+from .folders import from_folder
+from .listings import from_listing, refuse_url
+from .names import identify, is_image, is_utf8
+from .stimuli import StimulusSet
+from .text_lists import Listing, read_csv, read_list
 
 __all__ = ["Source", "find_images"]
 
@@ -52,15 +53,15 @@ def find_images(source: Source, *, id_form: IdForm = "path") -> StimulusSet:
         raise RequestError(f"the form of ids is 'path' or 'stem', not {id_form!r}")
     if isinstance(source, (list, tuple)):
         paths = tuple(str(given_path(path, "images")) for path in source)
-        return _from_listing(Path.cwd(), "images", Listing(paths), id_form)
+        return from_listing(Path.cwd(), "images", Listing(paths), id_form)
     path = _existing(cast("str | os.PathLike[str]", source))
     if path.is_dir():
         return from_folder(path, id_form)
-    if path.suffix.lower() in IMAGE_EXTENSIONS:
+    if is_image(path.name):
         return StimulusSet((identify(path.name, id_form),), (path,), root=str(path))
     is_csv = path.suffix.lower() in _CSV_EXTENSIONS
     listing = read_csv(path) if is_csv else read_list(path)
-    return _from_listing(path, shown(path), listing, id_form)
+    return from_listing(path, shown(path), listing, id_form)
 
 
 def _existing(source: str | os.PathLike[str]) -> Path:
@@ -72,45 +73,9 @@ def _existing(source: str | os.PathLike[str]) -> Path:
     try:
         path.stat()
     except (OSError, ValueError) as error:
-        _refuse_url(str(given))
+        refuse_url(str(given))
         problem = getattr(error, "strerror", None) or str(error)
         raise RequestError(f"{shown(path)}: {problem}; give {_SOURCES}") from error
     if not is_utf8(str(path)):
         raise RequestError(f"the path {str(path)!a} is not valid UTF-8; rename it")
     return path
-
-
-def _from_listing(source: Path, name: str, listing: Listing, id_form: IdForm) -> StimulusSet:
-    """Return the images that a list or CSV names, all of which must be there.
-
-    Parameters
-    ----------
-    source : Path
-        The list or CSV, or the folder from which relative paths are meant.
-    name : str
-        What it is called in messages.
-    """
-    folder = source if source.is_dir() else source.parent
-    if not listing.paths:
-        raise RequestError(f"no images in {name}; give one path a line")
-    paths = tuple(folder / path for path in listing.paths)
-    stimuli = StimulusSet(
-        ids=listing.ids or tuple(identify(path, id_form) for path in listing.paths),
-        images=paths,
-        columns=listing.columns,
-        root=str(source),
-    )
-    missing = [path for path in paths if not is_file(path)]
-    if missing:
-        _refuse_url(listing.paths[paths.index(missing[0])])
-        raise RequestError(
-            f"{len(missing)} of the {len(paths)} files listed in {name} do not exist,"
-            f" first {shown(missing[0])}; relative paths are meant from {shown(folder)}"
-        )
-    return stimuli
-
-
-def _refuse_url(text: str) -> None:
-    """Raise if what does not exist is a URL; a `Path` has one '/' of it."""
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", text):
-        raise RequestError(f"{shown(text)}: URLs are not fetched; download the images first")

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from ..errors import RequestError, counted, shown
 from ..types import IdForm
-from .stimuli import StimulusSet, identify
+from .names import IMAGE_EXTENSIONS, frequent_extensions, identify, is_image
+from .stimuli import StimulusSet
 
-__all__ = ["IMAGE_EXTENSIONS", "from_folder"]
-
-# fmt: off
-IMAGE_EXTENSIONS = frozenset({
-    ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx",
-    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
-})
-"""What the name of an image in a folder ends in, in either case."""
-# fmt: on
+__all__ = ["from_folder"]
 
 
 def from_folder(folder: Path, id_form: IdForm) -> StimulusSet:
@@ -30,7 +22,7 @@ def from_folder(folder: Path, id_form: IdForm) -> StimulusSet:
     others: list[str] = []
     loops: list[str] = []
     for name, is_loop in _walk(folder):
-        kind = loops if is_loop else images if _extension(name) in IMAGE_EXTENSIONS else others
+        kind = loops if is_loop else images if is_image(name) else others
         kind.append(name)
     if not images:
         raise RequestError(_no_images(folder, others))
@@ -91,13 +83,9 @@ def _is_readable_kind(entry: os.DirEntry[str]) -> bool:
     return entry.is_symlink() or entry.is_file()
 
 
-def _extension(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
-
-
 def _folder_notes(folder: Path, others: Sequence[str], loops: Sequence[str]) -> Iterator[str]:
     """Yield a line about each kind of thing in the folder that was left out."""
-    where, kinds = f"in {shown(folder.name)}/", _extensions(others)
+    where, kinds = f"in {shown(folder.name)}/", frequent_extensions(others)
     if len(others) == 1:
         yield f"1 file {where} is not an image by its extension and was left out ({kinds})"
     elif others:
@@ -112,15 +100,10 @@ def _folder_notes(folder: Path, others: Sequence[str], loops: Sequence[str]) -> 
         )
 
 
-def _extensions(names: Iterable[str]) -> str:
-    """Return the most frequent extensions among `names`, for a message."""
-    counts = Counter(_extension(name) or "no extension" for name in names)
-    frequent = sorted(counts, key=lambda extension: (-counts[extension], extension))
-    return shown(", ".join(frequent[:5]) + (", ..." if len(frequent) > 5 else ""))
-
-
 def _no_images(folder: Path, others: Sequence[str]) -> str:
     message = f"no images in {shown(folder)}"
     if others:
-        message += f"; it holds {counted(len(others), 'other file')} ({_extensions(others)})"
+        message += (
+            f"; it holds {counted(len(others), 'other file')} ({frequent_extensions(others)})"
+        )
     return f"{message}; image files end in {' '.join(sorted(IMAGE_EXTENSIONS))}"

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
 from ..errors import RequestError, shown
-from ..types import IdForm
+from .names import check_id
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MAX_ID_BYTES", "Picture", "StimulusSet", "identify", "is_utf8"]
-
-MAX_ID_BYTES = 1024
-"""The longest id, in bytes of UTF-8; ids are stored at one fixed length."""
+__all__ = ["Picture", "StimulusSet"]
 
 
 class Picture(Protocol):
@@ -78,7 +75,7 @@ class StimulusSet:
         if len(lengths) != 1:
             raise ValueError(f"ids, images and columns must have one length, not {sorted(lengths)}")
         for image_id in self.ids:
-            _check_id(image_id)
+            check_id(image_id)
         _check_unique(self.ids, self.images)
 
     def __len__(self) -> int:
@@ -109,35 +106,6 @@ class StimulusSet:
             {name: values[list(rows)] for name, values in self.columns.items()},
             self.root,
             self.notes,
-        )
-
-
-def identify(name: str, id_form: IdForm) -> str:
-    """Return the id of an image by its path: as it is, or without folder and extension."""
-    return PurePosixPath(name).stem if id_form == "stem" else name
-
-
-def is_utf8(text: str) -> bool:
-    """Tell whether a name that the file system gave was UTF-8 (others hold lone surrogates)."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _check_id(image_id: str) -> None:
-    """Raise if an id cannot be stored and written, one a line, as it is."""
-    if not is_utf8(image_id):
-        raise RequestError(f"the image name {image_id!a} is not valid UTF-8; rename it")
-    if any(character in image_id for character in "\0\n\r"):
-        raise RequestError(f"the image id {image_id!a} holds a NUL or a newline; rename it")
-    if not image_id:
-        raise RequestError("an image id is empty; name every image")
-    if len(image_id.encode()) > MAX_ID_BYTES:
-        raise RequestError(
-            f"the image id {shown(image_id[:60])}... is {len(image_id.encode())} bytes long, more"
-            f" than {MAX_ID_BYTES}; use shorter names, or --id stem"
         )
 
 

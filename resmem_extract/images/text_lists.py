@@ -1,33 +1,24 @@
 """Reading written listings of images: text lists and CSV tables.
 
-Text is interpreted here; that the listed files exist is seen to in `find`.
+Text is interpreted here; that the listed files exist is seen to in `listings`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ..errors import RequestError, shown
+from .columns import RESERVED_COLUMNS, is_column_name, typed
 
-__all__ = ["RESERVED_COLUMNS", "Listing", "is_file", "read_csv", "read_list"]
+__all__ = ["Listing", "is_file", "read_csv", "read_list"]
 
-RESERVED_COLUMNS = frozenset({"id", "sha256", "row"})
-"""Names that a feature store uses itself beside the user's columns."""
-
-_INTEGER = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,18})")
-_NUMBER = re.compile(
-    r"[+-]?(?:(?:0|[1-9][0-9]{0,14})(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|[+-]?inf",
-    re.IGNORECASE,
-)
 _SNIFFED_BYTES = 4096
 
 
@@ -94,7 +85,7 @@ def read_csv(path: Path) -> Listing:
     cells = {name: [row[k] for row in rows] for k, name in enumerate(header)}
     paths = _required(cells.pop("path"), "path", path)
     ids = _required(cells.pop("image_id"), "image_id", path) if "image_id" in cells else None
-    return Listing(paths, ids, {name: _typed(column) for name, column in cells.items()})
+    return Listing(paths, ids, {name: typed(column) for name, column in cells.items()})
 
 
 def _read_text(path: Path) -> str:
@@ -159,7 +150,7 @@ def _check_header(header: Sequence[str], path: Path) -> None:
         columns = shown(", ".join(header))
         raise RequestError(f"{shown(path)} has no column 'path', only {columns}; {hint}")
     for name in header:
-        if name in RESERVED_COLUMNS or name in ("", ".") or "/" in name or not name.isprintable():
+        if not is_column_name(name):
             raise RequestError(
                 f"{shown(path)}: a column cannot be named {name!a}; rename it (reserved:"
                 f" {', '.join(sorted(RESERVED_COLUMNS))}; not allowed: '/', '.', no name)"
@@ -175,16 +166,3 @@ def _required(cells: Sequence[str], name: str, path: Path) -> tuple[str, ...]:
         row = values.index("") + 1
         raise RequestError(f"{shown(path)}: {name!r} is empty in row {row}; fill it in")
     return values
-
-
-def _typed(cells: Sequence[str]) -> npt.NDArray[Any]:
-    """Return a column as int64, float64 or text, whichever keeps all that was written."""
-    values = [cell.strip() for cell in cells]
-    if values and all(_INTEGER.fullmatch(value) for value in values):
-        try:
-            return np.array([int(value) for value in values], dtype=np.int64)
-        except OverflowError:
-            return np.array(cells, dtype=np.str_)
-    if any(values) and all(not value or _NUMBER.fullmatch(value) for value in values):
-        return np.array([float(value or "nan") for value in values], dtype=np.float64)
-    return np.array(cells, dtype=np.str_)

@@ -16,7 +16,7 @@ from PIL import Image
 from resmem_extract.decoding import IMAGE_FORMATS
 from resmem_extract.errors import RequestError
 from resmem_extract.images import IMAGE_EXTENSIONS, StimulusSet, find_images, sample_photographs
-from resmem_extract.images.text_lists import _typed
+from resmem_extract.images.columns import typed
 
 
 def put(folder: Path, *names: str) -> Path:
@@ -171,14 +171,14 @@ def test_given_ids_are_kept_whatever_the_form(tmp_path):
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1))
 def test_integers_become_int64(values):
-    column = _typed([str(value) for value in values])
+    column = typed([str(value) for value in values])
     assert column.dtype == np.int64
     assert column.tolist() == values
 
 
 @given(st.lists(st.none() | st.floats(width=64), min_size=1).filter(lambda v: v != [None] * len(v)))
 def test_numbers_become_float64_and_empty_cells_nan(values):
-    column = _typed(["" if value is None else f"{value!r}" for value in values])
+    column = typed(["" if value is None else f"{value!r}" for value in values])
     if column.dtype == np.float64:
         np.testing.assert_array_equal(column, [math.nan if v is None else v for v in values])
     else:  # more digits before the point than a float64 surely holds
@@ -198,7 +198,7 @@ def test_numbers_become_float64_and_empty_cells_nan(values):
     ],
 )
 def test_all_else_stays_the_text_that_it_was(cells):
-    column = _typed(cells)
+    column = typed(cells)
     assert column.dtype.kind == "U"
     assert column.tolist() == cells
 
