@@ -2,73 +2,116 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 from ..errors import RequestError, given_path, shown
 from ..types import IdForm
 from .folders import from_folder
 from .listings import from_listing, refuse_url
-from .names import identify, is_image, is_utf8
+from .names import extension, identify, is_image, is_utf8
+from .python_images import ImageSequence, from_objects
+from .stacks import checked_ids
 from .stimuli import StimulusSet
 from .text_lists import Listing, read_csv, read_list
 
 __all__ = ["Source", "find_images"]
 
 _CSV_EXTENSIONS = frozenset({".csv", ".tsv"})
-_SOURCES = "a folder, an image, a text list of paths, or a CSV with a column 'path'"
+_SOURCES = "a folder, an image, a text list of paths, a CSV with a column 'path'"
 
-Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-"""What can stand for images: a path, or a list or tuple of paths."""
+Source = str | os.PathLike[str] | Iterable[Any] | ImageSequence
+"""What can stand for images."""
 
 
-def find_images(source: Source, *, id_form: IdForm = "path") -> StimulusSet:
+def find_images(
+    source: Source | StimulusSet, *, id_form: IdForm = "path", ids: Iterable[Any] | None = None
+) -> StimulusSet:
     """Find the images that `source` stands for, and name them.
 
     Parameters
     ----------
-    source : path, or list or tuple of paths
+    source : path, paths, pictures or arrays
         A folder (searched recursively, sorted by id; links to folders are followed, hidden files
         and folders are not), an image, a CSV (.csv, .tsv) with the column `path`, or a text list
         with one path a line. Relative paths in a CSV or list are meant from its own folder, those
         in a list of Python from the current one.
+
+        In Python also images themselves (PIL, uint8 `[H, W, 3]` or `[H, W]`, or the bytes of an
+        image file): one, an array of them, a list, any other sequence with ``__len__`` and
+        ``__getitem__``, a mapping from ids to images, or an iterator of images or of pairs
+        (id, image), which is gone through at once and kept in a temporary file.
     id_form : {"path", "stem"}
-        An image is named by its path in the folder, or as the CSV or list has it; `stem` drops
-        folder and extension. Ids of a CSV column `image_id` are taken as they are.
+        An image is named by its path in the folder, or as the CSV or list has it; `stem`
+        drops folder and extension. Ids that are given as such are taken as they are.
+    ids : iterable of str or int, optional
+        One an image, for stacks and for lists in Python. By default those of an array `image_id` or
+        `id` beside a stack, else the decimal index.
 
     Returns
     -------
     StimulusSet
-        In the order of the CSV or list, or of the ids as strings. A folder that holds images in
-        sub-folders gives the column `label`, the sub-folder's path ("" at the top).
+        In the order of the stack, CSV or list, or of the ids as strings. A folder that holds
+        images in sub-folders gives the column `label`, the sub-folder's path ("" at the top).
 
     Raises
     ------
     RequestError
-        There is no image, a listed file is missing, or ids are not fit to be keys.
+        There is no image, a listed file is missing, something is no image or no stack of them, or
+        ids are not fit to be keys.
+    WorkError
+        The disk has no room for a temporary file that is needed.
     """
     if id_form not in ("path", "stem"):
         raise RequestError(f"the form of ids is 'path' or 'stem', not {id_form!r}")
-    if isinstance(source, (list, tuple)):
-        paths = tuple(str(given_path(path, "images")) for path in source)
-        return from_listing(Path.cwd(), "images", Listing(paths), id_form)
-    path = _existing(cast("str | os.PathLike[str]", source))
+    if isinstance(source, StimulusSet):
+        _refuse_ids(ids)
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        return _from_path(given_path(source, "images"), id_form, ids)
+    if isinstance(source, Iterator):
+        source = _paths_or_iterator(source)
+    if isinstance(source, (list, tuple)) and (not source or any(map(_is_path, source))):
+        return _from_paths(source, id_form, ids)
+    return from_objects(source, ids)
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, (str, os.PathLike))
+
+
+def _paths_or_iterator(source: Iterator[Any]) -> Iterable[Any]:
+    """Return all of an iterator if it begins with a path, else an iterator like it."""
+    for first in source:
+        whole = itertools.chain([first], source)
+        return list(whole) if _is_path(first) else whole
+    return source
+
+
+def _from_paths(source: Sequence[Any], id_form: IdForm, ids: Iterable[Any] | None) -> StimulusSet:
+    """Return the images, or the tars, that a list of Python names."""
+    paths = [str(given_path(path, "images")) for path in source]
+    named = None if ids is None else checked_ids(ids, len(paths), "images")
+    return from_listing(Path.cwd(), "images", Listing(tuple(paths), named), id_form)
+
+
+def _from_path(given: Path, id_form: IdForm, ids: Iterable[Any] | None) -> StimulusSet:
+    """Return the images that a path stands for."""
+    _refuse_ids(ids)
+    path = _existing(given)
     if path.is_dir():
         return from_folder(path, id_form)
     if is_image(path.name):
         return StimulusSet((identify(path.name, id_form),), (path,), root=str(path))
-    is_csv = path.suffix.lower() in _CSV_EXTENSIONS
-    listing = read_csv(path) if is_csv else read_list(path)
+    listing = read_csv(path) if extension(path.name) in _CSV_EXTENSIONS else read_list(path)
     return from_listing(path, shown(path), listing, id_form)
 
 
-def _existing(source: str | os.PathLike[str]) -> Path:
-    """Return `source` as an absolute path to something that is there."""
-    if hasattr(source, "__array__"):
-        raise RequestError("images: arrays cannot be given yet; save them as files, such as PNG")
-    given = given_path(source, "images")
+def _existing(given: Path) -> Path:
+    """Return an absolute path to something that is there."""
     path = given.absolute()
     try:
         path.stat()
@@ -79,3 +122,11 @@ def _existing(source: str | os.PathLike[str]) -> Path:
     if not is_utf8(str(path)):
         raise RequestError(f"the path {str(path)!a} is not valid UTF-8; rename it")
     return path
+
+
+def _refuse_ids(ids: object) -> None:
+    if ids is not None:
+        raise RequestError(
+            "ids are given for images and paths in Python; other images are named"
+            " by their path, or by a CSV with the columns path and image_id"
+        )
