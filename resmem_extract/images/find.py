@@ -13,15 +13,20 @@ from ..types import IdForm
 from .folders import from_folder
 from .listings import from_listing, refuse_url
 from .names import extension, identify, is_image, is_utf8
+from .numpy_stacks import from_npy, from_npz
 from .python_images import ImageSequence, from_objects
 from .stacks import checked_ids
 from .stimuli import StimulusSet
-from .text_lists import Listing, read_csv, read_list
+from .text_lists import Listing, is_file, read_csv, read_list
 
 __all__ = ["Source", "find_images"]
 
 _CSV_EXTENSIONS = frozenset({".csv", ".tsv"})
-_SOURCES = "a folder, an image, a text list of paths, a CSV with a column 'path'"
+_STACK_EXTENSIONS = frozenset({".h5", ".hdf5", ".hdf", ".he5", ".npy", ".npz", ".nwb"})
+_SOURCES = (
+    "a folder, an image, a text list of paths, a CSV with a column 'path', or a stack (FILE.h5,"
+    " FILE.h5:/DATASET, FILE.npy, FILE.npz)"
+)
 
 Source = str | os.PathLike[str] | Iterable[Any] | ImageSequence
 """What can stand for images."""
@@ -39,6 +44,10 @@ def find_images(
         and folders are not), an image, a CSV (.csv, .tsv) with the column `path`, or a text list
         with one path a line. Relative paths in a CSV or list are meant from its own folder, those
         in a list of Python from the current one.
+
+        A stack of pictures, uint8 `[N, H, W, 3]`, or `[N, H, W]` for grey: the data set `imgBrick`
+        of an HDF5 file, or another one as ``FILE.h5:/path/to/dataset``; the array of a `.npy` or
+        `.npz` file, one of several as ``FILE.npz:/name``.
 
         In Python also images themselves (PIL, uint8 `[H, W, 3]` or `[H, W]`, or the bytes of an
         image file): one, an array of them, a list, any other sequence with ``__len__`` and
@@ -100,6 +109,9 @@ def _from_paths(source: Sequence[Any], id_form: IdForm, ids: Iterable[Any] | Non
 
 def _from_path(given: Path, id_form: IdForm, ids: Iterable[Any] | None) -> StimulusSet:
     """Return the images that a path stands for."""
+    path, array = _split(given.absolute())
+    if array is not None or (extension(path.name) in _STACK_EXTENSIONS and is_file(path)):
+        return _from_stack_file(path, array, ids)
     _refuse_ids(ids)
     path = _existing(given)
     if path.is_dir():
@@ -108,6 +120,14 @@ def _from_path(given: Path, id_form: IdForm, ids: Iterable[Any] | None) -> Stimu
         return StimulusSet((identify(path.name, id_form),), (path,), root=str(path))
     listing = read_csv(path) if extension(path.name) in _CSV_EXTENSIONS else read_list(path)
     return from_listing(path, shown(path), listing, id_form)
+
+
+def _split(path: Path) -> tuple[Path, str | None]:
+    """Return a file and the array in it that ``FILE.h5:/DATASET`` means, else the path and None."""
+    file, _, array = str(path).rpartition(":/")
+    if file and is_file(Path(file)) and not is_file(path):
+        return Path(file), array
+    return path, None
 
 
 def _existing(given: Path) -> Path:
@@ -124,9 +144,21 @@ def _existing(given: Path) -> Path:
     return path
 
 
+def _from_stack_file(path: Path, array: str | None, ids: Iterable[Any] | None) -> StimulusSet:
+    """Return the pictures of an array in a file; any file may be HDF5 if the array is named."""
+    kind = extension(path.name)
+    if kind == ".npz":
+        return from_npz(path, array, ids)
+    if kind == ".npy" and array is None:
+        return from_npy(path, ids)
+    from .hdf5_stacks import from_hdf5  # here, because h5py takes a while to import
+
+    return from_hdf5(path, array, ids)
+
+
 def _refuse_ids(ids: object) -> None:
     if ids is not None:
         raise RequestError(
-            "ids are given for images and paths in Python; other images are named"
+            "ids are given for stacks, and for images and paths in Python; other images are named"
             " by their path, or by a CSV with the columns path and image_id"
         )
