@@ -17,6 +17,7 @@ from .numpy_stacks import from_npy, from_npz
 from .python_images import ImageSequence, from_objects
 from .stacks import checked_ids
 from .stimuli import StimulusSet
+from .tar_shards import TAR_EXTENSION, expand, from_tars, is_pattern
 from .text_lists import Listing, is_file, read_csv, read_list
 
 __all__ = ["Source", "find_images"]
@@ -24,8 +25,8 @@ __all__ = ["Source", "find_images"]
 _CSV_EXTENSIONS = frozenset({".csv", ".tsv"})
 _STACK_EXTENSIONS = frozenset({".h5", ".hdf5", ".hdf", ".he5", ".npy", ".npz", ".nwb"})
 _SOURCES = (
-    "a folder, an image, a text list of paths, a CSV with a column 'path', or a stack (FILE.h5,"
-    " FILE.h5:/DATASET, FILE.npy, FILE.npz)"
+    "a folder, an image, a text list of paths, a CSV with a column 'path', a stack (FILE.h5,"
+    " FILE.h5:/DATASET, FILE.npy, FILE.npz) or tars (FILE.tar, 'data-{000..009}.tar')"
 )
 
 Source = str | os.PathLike[str] | Iterable[Any] | ImageSequence
@@ -49,12 +50,15 @@ def find_images(
         of an HDF5 file, or another one as ``FILE.h5:/path/to/dataset``; the array of a `.npy` or
         `.npz` file, one of several as ``FILE.npz:/name``.
 
+        Tars: one, a folder of them, a list of them, or a pattern such as ``data-{000..009}.tar`` or
+        ``shards/*.tar``.
+
         In Python also images themselves (PIL, uint8 `[H, W, 3]` or `[H, W]`, or the bytes of an
         image file): one, an array of them, a list, any other sequence with ``__len__`` and
         ``__getitem__``, a mapping from ids to images, or an iterator of images or of pairs
         (id, image), which is gone through at once and kept in a temporary file.
     id_form : {"path", "stem"}
-        An image is named by its path in the folder, or as the CSV or list has it; `stem`
+        An image is named by its path in the folder or tar, or as the CSV or list has it; `stem`
         drops folder and extension. Ids that are given as such are taken as they are.
     ids : iterable of str or int, optional
         One an image, for stacks and for lists in Python. By default those of an array `image_id` or
@@ -63,7 +67,7 @@ def find_images(
     Returns
     -------
     StimulusSet
-        In the order of the stack, CSV or list, or of the ids as strings. A folder that holds
+        In the order of the stack, tars, CSV or list, or of the ids as strings. A folder that holds
         images in sub-folders gives the column `label`, the sub-folder's path ("" at the top).
 
     Raises
@@ -103,6 +107,10 @@ def _paths_or_iterator(source: Iterator[Any]) -> Iterable[Any]:
 def _from_paths(source: Sequence[Any], id_form: IdForm, ids: Iterable[Any] | None) -> StimulusSet:
     """Return the images, or the tars, that a list of Python names."""
     paths = [str(given_path(path, "images")) for path in source]
+    if paths and all(extension(path) == TAR_EXTENSION for path in paths):
+        _refuse_ids(ids)
+        root = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+        return from_tars([_existing(Path(path)) for path in paths], root, id_form)
     named = None if ids is None else checked_ids(ids, len(paths), "images")
     return from_listing(Path.cwd(), "images", Listing(tuple(paths), named), id_form)
 
@@ -113,9 +121,14 @@ def _from_path(given: Path, id_form: IdForm, ids: Iterable[Any] | None) -> Stimu
     if array is not None or (extension(path.name) in _STACK_EXTENSIONS and is_file(path)):
         return _from_stack_file(path, array, ids)
     _refuse_ids(ids)
+    if is_pattern(str(path)) and not is_file(path):
+        refuse_url(str(given))
+        return from_tars(expand(str(path)), str(path), id_form)
     path = _existing(given)
     if path.is_dir():
         return from_folder(path, id_form)
+    if extension(path.name) == TAR_EXTENSION:
+        return from_tars([path], str(path), id_form)
     if is_image(path.name):
         return StimulusSet((identify(path.name, id_form),), (path,), root=str(path))
     listing = read_csv(path) if extension(path.name) in _CSV_EXTENSIONS else read_list(path)

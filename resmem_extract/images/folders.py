@@ -10,14 +10,15 @@ import numpy as np
 
 from ..errors import RequestError, counted, shown
 from ..types import IdForm
-from .names import IMAGE_EXTENSIONS, frequent_extensions, identify, is_image
+from .names import IMAGE_EXTENSIONS, extension, frequent_extensions, identify, is_image
 from .stimuli import StimulusSet
+from .tar_shards import TAR_EXTENSION, from_tars
 
 __all__ = ["from_folder"]
 
 
 def from_folder(folder: Path, id_form: IdForm) -> StimulusSet:
-    """Return the images in and below a folder."""
+    """Return the images in and below a folder; those in its tars, if there are no others."""
     images: list[str] = []
     others: list[str] = []
     loops: list[str] = []
@@ -25,6 +26,8 @@ def from_folder(folder: Path, id_form: IdForm) -> StimulusSet:
         kind = loops if is_loop else images if is_image(name) else others
         kind.append(name)
     if not images:
+        if tars := sorted(name for name in others if extension(name) == TAR_EXTENSION):
+            return from_tars([folder / name for name in tars], str(folder), id_form)
         raise RequestError(_no_images(folder, others))
     # Sorted by path first, so that which of two clashing files is named first is reproducible.
     named = sorted((identify(name, id_form), name) for name in images)
