@@ -116,7 +116,7 @@ class _Run(BaseModel):
     verify: bool = True
     """False accepts weights of one's own."""
     images: _GivenPath | None = None
-    """A folder, a list or a CSV; by default the photographs inside scikit-image and -learn."""
+    """Whatever path `find_images` takes; by default the photographs of scikit-image and -learn."""
 
 
 def _listed(value: Any) -> Any:

@@ -73,8 +73,9 @@ ImagesOption = Annotated[
     typer.Option(
         "--images",
         metavar="PATH",
-        help="A folder, a text list of paths, a CSV with a column 'path', or an image. "
-        "Default: the photographs inside scikit-image and scikit-learn.",
+        help="A folder, a text list of paths, a CSV with a column 'path', or an image; a stack in "
+        "FILE.h5 (FILE.h5:/DATASET), FILE.npy or FILE.npz; tars: FILE.tar, a folder of them, or "
+        "'data-{000..009}.tar'. Default: the photographs inside scikit-image and scikit-learn.",
     ),
 ]
 WeightsOption = Annotated[

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..errors import MissingExtraError, RequestError, shown
+from ..errors import MissingExtraError, RequestError, reason_of, shown
 from .stacks import as_picture, check_pixels, from_stack
 from .stimuli import StimulusSet
 
@@ -168,9 +168,11 @@ def _open_file(path: Path) -> h5py.File:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        text = str(error).partition("\n")[0]
-        hint = "; close the program that writes to it" if "lock" in text else ""
-        raise RequestError(f"{shown(path)} cannot be read as HDF5 ({text}){hint}") from error
+        is_locked = isinstance(error, BlockingIOError) or "lock" in str(error)
+        hint = "; close the program that writes to it" if is_locked else ""
+        raise RequestError(
+            f"{shown(path)} cannot be read as HDF5 ({reason_of(error)}){hint}"
+        ) from error
     if file.attrs.get("format") == "resmem-extract":
         file.close()
         raise RequestError(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..errors import RequestError, ResmemExtractError, WorkError, shown
+from ..errors import RequestError, ResmemExtractError, WorkError, reason_of, shown
 from .stacks import as_picture, check_pixels, from_stack
 from .stimuli import StimulusSet
 
@@ -65,23 +65,23 @@ def from_npz(path: Path, name: str | None, ids: Iterable[Any] | None) -> Stimulu
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            sizes = {
+            members = {
                 info.filename.removesuffix(".npy"): info
                 for info in archive.infolist()
                 if info.filename.endswith(".npy")
             }
     except _DAMAGE as error:
         raise _unreadable(path, error) from error
-    chosen = _choose(path, list(sizes), name)
+    chosen = _choose(path, list(members), name)
     notes: tuple[str, ...] = ()
-    if sizes[chosen].compress_type != zipfile.ZIP_STORED:
-        size = sizes[chosen].file_size / 1e6
+    if members[chosen].compress_type != zipfile.ZIP_STORED:
+        size = members[chosen].file_size / 1e6
         notes = (
             f"{shown(path)} is compressed: {size:.0f} MB were unpacked into a temporary file;"
             " one saved by np.savez needs none",
         )
     if ids is None:
-        ids = next((_ids(path, key) for key in _NAMES_OF_IDS if key in sizes), None)
+        ids = next((_ids(path, key) for key in _NAMES_OF_IDS if key in members), None)
     stack = NumpyStack(path, chosen)
     return from_stack(stack, len(stack.array()), ids, notes)
 
@@ -96,7 +96,7 @@ def _choose(path: Path, names: Sequence[str], name: str | None) -> str:
         return (usual or others)[0]
     wanted = shown("images" if name is None else name.strip("/"))
     if not others:
-        held = f"only {', '.join(names)}" if names else "and no other"
+        held = f"only {shown(', '.join(names))}" if names else "and no other"
         raise RequestError(f"{shown(path)} holds no array {wanted}, {held}")
     raise RequestError(
         f"{shown(path)} holds no array {wanted}, but {shown(', '.join(others))};"
@@ -217,11 +217,12 @@ def _unpack(member: IO[bytes], file: BinaryIO, path: Path) -> None:
         except OSError as error:
             raise WorkError(
                 f"{shown(path)} is compressed and cannot be unpacked into"
-                f" {tempfile.gettempdir()} ({error.strerror}); set TMPDIR to a larger disk"
+                f" {tempfile.gettempdir()} ({reason_of(error)}); set TMPDIR to a larger disk"
             ) from error
 
 
 def _unreadable(path: Path, error: Exception) -> RequestError:
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     kind = path.suffix.lower()
-    return RequestError(f"{shown(path)} cannot be read as {kind} ({reason}); is it cut short?")
+    return RequestError(
+        f"{shown(path)} cannot be read as {kind} ({reason_of(error)}); is it cut short?"
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..decoding import decode
-from ..errors import WorkError
+from ..errors import WorkError, reason_of
 
 __all__ = ["Spool"]
 
@@ -50,7 +50,7 @@ class Spool:
         except OSError as error:
             raise WorkError(
                 f"image {len(self)} of an iterable cannot be kept in {tempfile.gettempdir()}"
-                f" ({error.strerror}); set TMPDIR to a larger disk, or give a sequence with"
+                f" ({reason_of(error)}); set TMPDIR to a larger disk, or give a sequence with"
                 " __len__ and __getitem__, which needs none"
             ) from error
         self._places.append((self.nbytes, len(content), size))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import RequestError, shown
+from ..errors import RequestError, reason_of, shown
 from .columns import is_column_name
 from .names import is_image, is_utf8
 
@@ -91,9 +91,9 @@ def index_tar(path: Path) -> TarIndex:
                     _enter(index, tar, member, name)
             index.ends = _ends(tar, path)
     except (tarfile.TarError, OSError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise RequestError(
-            f"{shown(path)} cannot be read as a tar ({reason}); is it cut short, or compressed?"
+            f"{shown(path)} cannot be read as a tar ({reason_of(error)}); is it cut short, or"
+            " compressed?"
         ) from error
     return index
 

@@ -97,9 +97,9 @@ def extract(
         From `load_model`, or its name.
     modules : str or sequence of str
         Module paths, in any form of `resmem_extract.module_path`.
-    images : path, list of paths or StimulusSet, optional
-        A folder, a text list, a CSV or an image, or images one by one; by default the photographs
-        that ship inside scikit-image and scikit-learn.
+    images : path, paths, pictures, arrays or StimulusSet, optional
+        Whatever `find_images` takes; by default the photographs that ship inside scikit-image and
+        scikit-learn.
     out : path
         The HDF5 file; it appears under this name only when it is complete.
     weights, verify

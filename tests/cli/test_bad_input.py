@@ -8,10 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 from commands import ENVIRONMENT, command, draw, names, run
 from PIL import Image
@@ -83,6 +86,35 @@ def test_equal_ids_in_a_csv(tmp_path, photos, call):
     (tmp_path / "t.csv").write_text("path,image_id\nphotos/a/1.jpg,x\nphotos/b/2.png,x\n")
     done = call("extract", *MODULE, "--images", tmp_path / "t.csv", "--out", tmp_path / "f.h5")
     assert (done.code, done.err.startswith("error: two images have the id x")) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ("s.h5", "s.h5 holds no data set /imgBrick, but /a/b; type "),
+        ("s.h5:/c", "s.h5 holds no data set /c, but /a/b; type "),
+        ("s.npy", "s.npy: expected uint8 [N, H, W, 3], or [N, H, W] for grey, got float64 [2]"),
+        ("s.npz", "s.npz cannot be read as .npz (File is not a zip file)"),
+        ("s.tar", "s.tar cannot be read as a tar ("),
+        ("t-{0..3}.tar", "t-0.tar; "),
+        ("f.h5", "f.h5: No such file or directory; give a folder, "),
+    ],
+)
+def test_stacks_and_tars(tmp_path, photos, call, images, message):
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file["a/b"] = 1
+    np.save(tmp_path / "s.npy", np.zeros(2))
+    (tmp_path / "s.npz").write_bytes(b"PK")
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(photos, arcname="photos")
+    os.truncate(tmp_path / "s.tar", 3000)
+    before = names(tmp_path)
+    images = tmp_path / images
+    done = call("extract", *MODULE, "--images", images, "--out", tmp_path / "out.h5")
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert done.err.startswith("error: ")
+    assert message in done.err
+    assert names(tmp_path) == before
 
 
 @pytest.mark.parametrize(
