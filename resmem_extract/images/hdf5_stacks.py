@@ -21,7 +21,7 @@ from .stimuli import StimulusSet
 
 __all__ = ["Hdf5Stack", "from_hdf5"]
 
-USUAL_NAME = "/imgBrick"
+_USUAL_NAME = "/imgBrick"
 _NAMES_OF_IDS = ("image_id", "id")
 _BLOCK_BYTES = 2**26
 _NEIGHBOURS = 64  # threads that decode are at most about so many pictures apart
@@ -50,7 +50,7 @@ def from_hdf5(path: Path, name: str | None, ids: Iterable[Any] | None) -> Stimul
     MissingExtraError
         It is compressed in a way that needs hdf5plugin.
     """
-    full = USUAL_NAME if name is None else f"/{name.strip('/')}"
+    full = _USUAL_NAME if name is None else f"/{name.strip('/')}"
     called = f"{path}:{full}"
     with _open_file(path) as file:
         dataset = _dataset(file, path, full)
@@ -103,14 +103,17 @@ class Hdf5Stack:
         Raises
         ------
         OSError
-            The file is gone, or damaged there.
+            The file is gone, has changed, or is damaged there.
         """
-        opened = self._open()
-        if self._rows_at_once == 1:
-            return as_picture(opened.dataset[index])
-        number, row = divmod(index, self._rows_at_once)
-        with opened.lock:
-            return as_picture(self._block(opened, number)[row])
+        try:
+            opened = self._open()
+            if self._rows_at_once == 1:
+                return as_picture(opened.dataset[index])
+            number, row = divmod(index, self._rows_at_once)
+            with opened.lock:
+                return as_picture(self._block(opened, number)[row])
+        except (LookupError, RuntimeError, ValueError) as error:
+            raise OSError(f"{self} is not what it was: {reason_of(error)}") from error
 
     def _block(self, opened: _Opened, number: int) -> npt.NDArray[np.uint8]:
         """Return pictures that are read together, kept for the next ones that are wanted."""
@@ -207,9 +210,10 @@ def _check_sources(dataset: h5py.Dataset, called: str) -> None:
         return
     folder = Path(dataset.file.filename).parent
     for source in dataset.virtual_sources():
-        if source.file_name != "." and not (folder / source.file_name).is_file():
+        name = source.file_name  # "." is the same file; "%b" stands for a number
+        if name != "." and "%" not in name and not (folder / name).is_file():
             raise RequestError(
-                f"{shown(called)} is a virtual data set, and {shown(source.file_name)}, where a"
+                f"{shown(called)} is a virtual data set, and {shown(name)}, where a"
                 " part of it lies, is missing"
             )
 

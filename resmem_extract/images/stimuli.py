@@ -83,9 +83,10 @@ class StimulusSet:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Every file that is read, once; none for images in memory."""
-        paths = (image if isinstance(image, Path) else image.path for image in self.images)
-        return tuple(dict.fromkeys(path for path in paths if path is not None))
+        """The files that are read: that of each image, and each stack and tar once."""
+        files = (image for image in self.images if isinstance(image, Path))
+        shared = (image.path for image in self.images if not isinstance(image, Path))
+        return (*files, *(path for path in dict.fromkeys(shared) if path is not None))
 
     def read(self, row: int) -> bytes | Image.Image:
         """Return the bytes of an image file, or the picture itself where it is in no file.

@@ -184,6 +184,18 @@ def test_a_damaged_chunk_is_one_image_that_cannot_be_read(path):
         pixels(found)
 
 
+@pytest.mark.parametrize("chunks", [None, (2, 6, 7, 3)])
+@pytest.mark.parametrize(("name", "row"), [("imgBrick", 4), ("other", 0)])
+def test_a_file_that_has_changed(path, chunks, name, row):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("imgBrick", data=STACK, chunks=chunks)
+    found = find_images(path).take([row])
+    with h5py.File(path, "w") as file:
+        file.create_dataset(name, data=STACK[:2], chunks=chunks)
+    with pytest.raises(ImageError, match=rf"^{row}: cannot be read \(.*/imgBrick is not what it"):
+        pixels(found)
+
+
 def test_a_file_that_is_gone(path):
     with h5py.File(path, "w") as file:
         file["imgBrick"] = STACK
