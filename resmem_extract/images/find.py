@@ -118,13 +118,14 @@ def _from_paths(source: Sequence[Any], id_form: IdForm, ids: Iterable[Any] | Non
 def _from_path(given: Path, id_form: IdForm, ids: Iterable[Any] | None) -> StimulusSet:
     """Return the images that a path stands for."""
     path, array = _split(given.absolute())
-    if array is not None or (extension(path.name) in _STACK_EXTENSIONS and is_file(path)):
+    if array is None and is_pattern(str(path)) and not is_file(path):
+        refuse_url(str(given))
+        _refuse_ids(ids)
+        return from_tars(expand(str(path)), str(path), id_form)
+    path = _existing(given if array is None else path)
+    if array is not None or (extension(path.name) in _STACK_EXTENSIONS and not path.is_dir()):
         return _from_stack_file(path, array, ids)
     _refuse_ids(ids)
-    if is_pattern(str(path)) and not is_file(path):
-        refuse_url(str(given))
-        return from_tars(expand(str(path)), str(path), id_form)
-    path = _existing(given)
     if path.is_dir():
         return from_folder(path, id_form)
     if extension(path.name) == TAR_EXTENSION:

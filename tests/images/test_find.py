@@ -258,16 +258,19 @@ def test_two_images_with_one_id_are_both_named(tmp_path):
     assert "the id k:" in refusal(table)
 
 
-@pytest.mark.parametrize("name", [b"caf\xe9.jpg", b"caf\xe9/a.jpg"])
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9.jpg", b"caf\xe9/a.jpg", b"caf\xe9.npy", b"caf\xe9.h5", b"caf\xe9.tar"]
+)
 def test_names_that_are_not_utf8(tmp_path, name):
     path = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118 - Path takes no bytes
     os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
     with open(path, "wb"):  # noqa: PTH123
         pass
-    message = refusal(tmp_path)
+    message = refusal(os.fsdecode(path))
     assert "not valid UTF-8" in message
     assert "caf\\udce9" in message
-    assert "not valid UTF-8" in refusal(os.fsdecode(path))
+    if name.endswith(b".jpg"):
+        assert "not valid UTF-8" in refusal(tmp_path)
 
 
 def test_a_folder_whose_own_name_is_not_utf8(tmp_path):
