@@ -8,6 +8,11 @@ The layout is fixed (other programs read it with plain h5py, MATLAB or R)::
     /images/id, sha256    fixed-length strings [N]; further columns beside them
     /skipped/id, reason   fixed-length strings, where skipping was allowed
     /provenance           scalar fixed-length UTF-8 string, JSON
+    /checksums/<path>     uint64, one number for each chunk: [*chunk grid]
+    /metadata_checksums   scalar fixed-length string, JSON
+
+Checksums are data sets of their own (see `checksums`) and not HDF5's Fletcher32: that is a filter,
+and with a filter every read takes whole chunks and unfiltered bytes cannot be copied raw.
 
 Strings are data sets, because an attribute holds 64 KB at most, and of fixed length, because
 variable-length ones live in a global heap that raw copies of chunks leave behind.
@@ -43,6 +48,7 @@ __all__ = [
     "write_link",
     "write_provenance",
     "write_spec",
+    "write_text",
 ]
 
 FORMAT = "resmem-extract"
@@ -267,9 +273,14 @@ def write_column(images: h5py.Group, name: str, values: Sequence[Any] | npt.NDAr
 
 def write_provenance(file: h5py.Group, provenance: Mapping[str, Any]) -> None:
     """Store the provenance; ASCII, in which JSON can also write what is no valid Unicode."""
-    text = json.dumps(dict(provenance)).encode("ascii")
-    dtype = h5py.string_dtype("utf-8", len(text))
-    file.create_dataset("provenance", data=np.array(text, dtype=dtype), dtype=dtype)
+    write_text(file, "provenance", json.dumps(dict(provenance)))
+
+
+def write_text(file: h5py.Group, name: str, text: str) -> None:
+    """Store one ASCII text as a scalar."""
+    encoded = text.encode("ascii")
+    dtype = h5py.string_dtype("utf-8", len(encoded))
+    file.create_dataset(name, data=np.array(encoded, dtype=dtype), dtype=dtype)
 
 
 def provenance_of(file: h5py.Group) -> dict[str, Any]:

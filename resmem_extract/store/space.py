@@ -39,7 +39,8 @@ def _feature_bytes(spec: ActivationSpec, n_images: int) -> int:
     # entries are allocated whole and may be half full.
     n_axes = len(chunk) + 1
     index = 2 * (n_chunks + 64) * (16 + 8 * n_axes)
-    return _DATASET_BYTES + index + n_chunks * math.prod(chunk) * itemsize
+    checksums = 8 * n_chunks
+    return _DATASET_BYTES + index + checksums + n_chunks * math.prod(chunk) * itemsize
 
 
 def check_free_space(path: str | Path, nbytes: int) -> None:

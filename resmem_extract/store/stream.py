@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import OverflowInDtypeError, WorkError, reason_of
+from ..errors import OverflowInDtypeError
+from .checked import checked_blocks, reading
+from .checksums import checksum, chunk_columns, chunk_grid
 from .layout import filters_of
 
 __all__ = ["FeatureStream", "Scratch"]
@@ -22,14 +22,16 @@ class FeatureStream:
     """The rows of one data set on their way into whole chunks.
 
     Every chunk is written once, complete. Without a filter its bytes go straight to the file,
-    past HDF5's chunk cache and type conversion, which halve the rate.
+    past HDF5's chunk cache and type conversion, which halve the rate. The checksum of each chunk
+    is taken while its bytes are at hand.
     """
 
     def __init__(self, dataset: h5py.Dataset, path: str, scratch: Scratch) -> None:
         self._dataset = dataset
         self._path = path
-        self._filtered = dataset.id.get_create_plist().get_nfilters() > 0
-        self._columns = list(_grid(dataset.shape[1:], dataset.chunks[1:]))
+        self._filtered = bool(filters_of(dataset))
+        self._columns = chunk_columns(dataset.shape[1:], dataset.chunks[1:])
+        self._checksums: list[int] = []
         self._rows: int = dataset.chunks[0]
         self._start = 0
         self._n_held = 0
@@ -56,33 +58,50 @@ class FeatureStream:
             self._write(self._held)
             self._n_held = 0
 
-    def copy(self, source: h5py.Dataset, rows: slice) -> Iterator[int]:
+    def copy(
+        self, source: h5py.Dataset, rows: slice, checksums: npt.NDArray[np.uint64] | None
+    ) -> Iterator[int]:
         """Append rows of another data set of the same shape and dtype, in bounded memory.
 
         Whole row-blocks are copied as they lie in the file, not decoded, where both sides begin at
-        a chunk and are stored alike; all else goes through memory, a row-block at a time.
+        a chunk and are stored alike; their checksums go along. All else goes through memory, a
+        row-block at a time, and is held against its checksums: what is damaged is not given new
+        ones.
+
+        Parameters
+        ----------
+        source : h5py.Dataset
+        rows : slice
+        checksums : numpy.ndarray, `[*chunk grid]`, optional
+            Of the source.
 
         Yields
         ------
         int
             Bytes in memory of what was just copied.
+
+        Raises
+        ------
+        WorkError
+            If the source cannot be read or is damaged.
         """
         row_bytes = source.dtype.itemsize * math.prod(source.shape[1:])
-        whole = (rows.stop - rows.start) // self._rows * self._rows
-        start = rows.start + (whole if self._takes_chunks_of(source, rows.start) else 0)
-        for row in range(rows.start, start, self._rows):
-            self._copy_chunks(source, row)
-            yield self._rows * row_bytes
-        step = source.chunks[0] if source.chunks else self._rows
-        while start < rows.stop:
-            end = min(start - start % step + step, rows.stop)
-            with _reading(source):
-                block = source[start:end]
-            self.append(block)
-            yield (end - start) * row_bytes
-            start = end
+        start = rows.start
+        if checksums is not None and self._takes_chunks_of(source, start, checksums):
+            known = checksums.reshape(len(checksums), len(self._columns))
+            while start + self._rows <= rows.stop:
+                self._copy_chunks(source, start)
+                self._checksums += known[start // self._rows].tolist()
+                start += self._rows
+                yield self._rows * row_bytes
+        for there, block in checked_blocks(source, slice(start, rows.stop), checksums):
+            wanted = block[max(start - there.start, 0) : rows.stop - there.start]
+            self.append(wanted)
+            yield len(wanted) * row_bytes
 
-    def _takes_chunks_of(self, source: h5py.Dataset, row: int) -> bool:
+    def _takes_chunks_of(
+        self, source: h5py.Dataset, row: int, checksums: npt.NDArray[np.uint64]
+    ) -> bool:
         """Tell whether chunks from a row on can stand in this data set as they are."""
         return (
             self._n_held == 0
@@ -90,8 +109,9 @@ class FeatureStream:
             and source.chunks == self._dataset.chunks
             and source.dtype == self._dataset.dtype
             and filters_of(source) == filters_of(self._dataset)
-            # h5py is asked for every chunk, and one that was never written has no bytes.
-            and source.id.get_num_chunks() == -(-len(source) // self._rows) * len(self._columns)
+            and checksums.shape == chunk_grid(source.shape, source.chunks)
+            # Chunks that were never written have no bytes to copy.
+            and source.id.get_num_chunks() == checksums.size
         )
 
     def _copy_chunks(self, source: h5py.Dataset, row: int) -> None:
@@ -102,16 +122,24 @@ class FeatureStream:
             chunk = self._scratch.array((nbytes,), np.dtype(np.uint8))
         for column in self._columns:
             offset = tuple(part.start for part in column)
-            with _reading(source):
+            with reading(source):
                 mask, data = source.id.read_direct_chunk((row, *offset), out=chunk)
             self._dataset.id.write_direct_chunk((self._start, *offset), data, mask)
         self._start += self._rows
 
-    def finish(self) -> None:
-        """Write the last, partial row-block and cut the data set to the rows that came."""
+    def finish(self) -> npt.NDArray[np.uint64]:
+        """Write the last, partial row-block and cut the data set to the rows that came.
+
+        Returns
+        -------
+        numpy.ndarray, `[*chunk grid]`
+            The checksums of all chunks.
+        """
         self._dataset.resize(self._start + self._n_held, axis=0)
         if self._held is not None and self._n_held:
             self._write(self._held[: self._n_held])
+        grid = chunk_grid(self._dataset.shape, self._dataset.chunks)
+        return np.array(self._checksums, np.uint64).reshape(grid)
 
     def _write(self, block: npt.NDArray[Any]) -> None:
         """Write one row-block `[up to chunk rows, *shape]` at the end of the data set."""
@@ -119,11 +147,14 @@ class FeatureStream:
             stored = np.empty(block.shape, self._dataset.dtype)
             self._convert(block, stored)
             self._dataset[self._start : self._start + len(block)] = stored
+            self._checksums += [checksum(stored[(slice(None), *c)]) for c in self._columns]
         else:
             for column in self._columns:
                 piece = block[(slice(None), *column)]
+                chunk = self._as_chunk(piece)
                 offset = (self._start, *(part.start for part in column))
-                self._dataset.id.write_direct_chunk(offset, self._as_chunk(piece))
+                self._dataset.id.write_direct_chunk(offset, chunk)
+                self._checksums.append(checksum(chunk[tuple(map(slice, piece.shape))]))
         self._start += len(block)
 
     def _as_chunk(self, piece: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -164,23 +195,3 @@ class Scratch:
             self._bytes = np.empty(nbytes, np.uint8)
         array: npt.NDArray[Any] = self._bytes[:nbytes].view(dtype).reshape(shape)
         return array
-
-
-@contextmanager
-def _reading(source: h5py.Dataset) -> Iterator[None]:
-    """Say which file failed, where two are at work."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise WorkError(
-            f"{source.file.filename} cannot be read ({source.name}): {reason_of(error)}"
-        ) from error
-
-
-def _grid(shape: tuple[int, ...], chunk: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Walk through the chunks of a row-block, each as a slice for every axis after the rows."""
-    axes = (
-        [slice(start, min(start + part, size)) for start in range(0, size, part)]
-        for size, part in zip(shape, chunk, strict=True)
-    )
-    return itertools.product(*axes)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..errors import RequestError, WorkError, reason_of
 from ..partial_files import make_folders, partial_name, remove_empty, remove_stale
 from ..types import ActivationSpec
+from .checksums import read_checksums, write_checksums, write_metadata_checksums
 from .early_sync import EarlySync
 from .layout import Layout, choose_layouts
 from .schema import (
@@ -215,8 +216,9 @@ class StoreWriter:
         self._check_specs(store)
         for path, stream in self._streams.items():
             source = store.handle.dataset(feature_name(path))
+            checksums = read_checksums(store.handle.file, path)
             with self._working():
-                for nbytes in stream.copy(source, rows):
+                for nbytes in stream.copy(source, rows, checksums):
                     if self._early_sync is not None:
                         self._early_sync.wrote(nbytes)
                     if copied:
@@ -291,14 +293,15 @@ class StoreWriter:
             if len(values) != self.n_written:
                 raise ValueError(f"column {name!r}: {len(values)} values, {self.n_written} rows")
         with self._working():
-            for stream in self._streams.values():
-                stream.finish()
+            for path, stream in self._streams.items():
+                write_checksums(file, path, stream.finish())
             self._write_images(file["images"], columns)
             if skipped is not None:
                 group = file.create_group("skipped")
                 create_strings(group, "id", [image_id for image_id, _ in skipped])
                 create_strings(group, "reason", [reason for _, reason in skipped])
             write_provenance(file, provenance or {})
+            write_metadata_checksums(file)
             file.attrs["complete"] = True
             if self._early_sync is not None:
                 self._early_sync.finish()

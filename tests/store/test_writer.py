@@ -18,13 +18,15 @@ from resmem_extract.errors import MissingExtraError, OverflowInDtypeError, Reque
 from resmem_extract.partial_files import partial_name
 from resmem_extract.store import COMPRESSIONS, StoreWriter, check_column_names, open_store
 
+CHECKSUMS = {"checksums", "metadata_checksums"}
+
 
 def test_schema_as_plain_h5py_reads_it(store_path, arrays):
     with h5py.File(store_path, "r") as f:
         assert f.attrs["format"] == "resmem-extract"
         assert f.attrs["format_version"] == 1
         assert f.attrs["complete"]
-        assert set(f) == {"features", "images", "skipped", "provenance"}
+        assert set(f) == {"features", "images", "skipped", "provenance", *CHECKSUMS}
         d = f["features/features.layer2.4"]
         assert d.dtype == np.dtype("<f4")
         np.testing.assert_array_equal(d[()], arrays[LAYER.path])
@@ -56,7 +58,7 @@ def test_schema_as_plain_h5py_reads_it(store_path, arrays):
 def test_no_skipped_group_unless_asked_for(tmp_path, arrays):
     path = write(tmp_path / "f.h5", [OUTPUT], {"output": arrays["output"]})
     with h5py.File(path, "r") as f:
-        assert set(f) == {"features", "images", "provenance"}
+        assert set(f) == {"features", "images", "provenance", *CHECKSUMS}
     path = write(tmp_path / "g.h5", [OUTPUT], {"output": arrays["output"]}, skipped=[])
     with h5py.File(path, "r") as f:
         assert f["skipped/id"].shape == (0,)

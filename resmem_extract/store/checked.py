@@ -1,0 +1,81 @@
+"""Read activations and hold them against their checksums, so that damage is not passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import WorkError, reason_of
+from .checksums import checksum, chunk_columns, chunk_grid
+
+__all__ = ["checked_blocks", "reading"]
+
+
+def checked_blocks(
+    dataset: h5py.Dataset, rows: slice, checksums: npt.NDArray[np.uint64] | None
+) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+    """Walk through rows of a data set, one whole row-block of chunks at a time.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+    rows : slice
+        Consecutive rows; the first and the last block reach as far as their chunks do.
+    checksums : numpy.ndarray, `[*chunk grid]`, optional
+        Nothing is checked without, or if another program has changed the data set's shape.
+
+    Yields
+    ------
+    rows : slice
+    block : numpy.ndarray, `[rows.stop - rows.start, *shape]`
+
+    Raises
+    ------
+    WorkError
+        If the file cannot be read or is damaged.
+    """
+    chunks = dataset.chunks or dataset.shape
+    step = max(chunks[0], 1)
+    columns = chunk_columns(dataset.shape[1:], chunks[1:])
+    if checksums is not None and checksums.shape == chunk_grid(dataset.shape, chunks):
+        expected = checksums.reshape(len(checksums), len(columns))
+    else:
+        expected = None
+    for start in range(rows.start - rows.start % step, rows.stop, step):
+        block_rows = slice(start, min(start + step, len(dataset)))
+        with reading(dataset):
+            block = dataset[block_rows]
+        if expected is not None:
+            for column, value in zip(columns, expected[start // step], strict=True):
+                if checksum(block[(slice(None), *column)]) != value:
+                    raise _damaged(dataset, block_rows)
+        yield block_rows, block
+
+
+def _damaged(dataset: h5py.Dataset, rows: slice) -> WorkError:
+    file = dataset.file.filename
+    return WorkError(
+        f"{file} is damaged: {dataset.name}, rows {rows.start} to {rows.stop - 1}, is not what "
+        f"was written; see: resmem-extract verify {file}"
+    )
+
+
+@contextmanager
+def reading(dataset: h5py.Dataset) -> Iterator[None]:
+    """Say which file failed, where two are at work.
+
+    Raises
+    ------
+    WorkError
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise WorkError(
+            f"{dataset.file.filename} cannot be read ({dataset.name}): {reason_of(error)}"
+        ) from error
