@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .models.base import Model
     from .pipeline.extract import ExtractSummary, extract, extract_many
     from .pipeline.score import Scores, score
-    from .store import Store, open_store
+    from .store import Store, merge_stores, open_store, split_store
 
 __all__ = [
     "MODELS",
@@ -32,9 +32,11 @@ __all__ = [
     "extract_many",
     "find_images",
     "load_model",
+    "merge_stores",
     "open_store",
     "sample_photographs",
     "score",
+    "split_store",
 ]
 
 _HOME = {
@@ -49,9 +51,11 @@ _HOME = {
     "extract_many": "pipeline",
     "find_images": "images",
     "load_model": "models",
+    "merge_stores": "store",
     "open_store": "store",
     "sample_photographs": "images",
     "score": "pipeline",
+    "split_store": "store",
 }
 
 

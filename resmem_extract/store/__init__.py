@@ -3,9 +3,11 @@
 from .arrays import FeatureArray
 from .dataset import StoreDataset
 from .layout import Layout, choose_layouts, layout_of
+from .merge import Merged, merge_stores
 from .reader import Store, open_store
 from .schema import COMPRESSIONS, FORMAT, FORMAT_VERSION, check_column_names
 from .space import check_free_space, format_bytes, required_bytes
+from .split import Part, split_store
 from .writer import StoreWriter
 
 __all__ = [
@@ -14,6 +16,8 @@ __all__ = [
     "FORMAT_VERSION",
     "FeatureArray",
     "Layout",
+    "Merged",
+    "Part",
     "Store",
     "StoreDataset",
     "StoreWriter",
@@ -22,6 +26,8 @@ __all__ = [
     "choose_layouts",
     "format_bytes",
     "layout_of",
+    "merge_stores",
     "open_store",
     "required_bytes",
+    "split_store",
 ]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..errors import WorkError, reason_of
 from .checksums import checksum, chunk_columns, chunk_grid
 
-__all__ = ["checked_blocks", "reading"]
+__all__ = ["checked_blocks", "compute_checksums", "reading"]
 
 
 def checked_blocks(
@@ -55,6 +55,24 @@ def checked_blocks(
                 if checksum(block[(slice(None), *column)]) != value:
                     raise _damaged(dataset, block_rows)
         yield block_rows, block
+
+
+def compute_checksums(dataset: h5py.Dataset) -> npt.NDArray[np.uint64]:
+    """Return the checksums of all chunks, `[*chunk grid]`, from what is read.
+
+    Raises
+    ------
+    WorkError
+        If the file cannot be read.
+    """
+    chunks = dataset.chunks or dataset.shape
+    columns = chunk_columns(dataset.shape[1:], chunks[1:])
+    values = [
+        checksum(block[(slice(None), *column)])
+        for _, block in checked_blocks(dataset, slice(0, len(dataset)), None)
+        for column in columns
+    ]
+    return np.array(values, np.uint64).reshape(chunk_grid(dataset.shape, chunks))
 
 
 def _damaged(dataset: h5py.Dataset, rows: slice) -> WorkError:

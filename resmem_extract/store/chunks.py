@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["ROWS", "TARGET_BYTES", "chunk_shape"]
+__all__ = ["ROWS", "TARGET_BYTES", "chunk_shape", "power_of_two"]
 
 TARGET_BYTES = 2**20
 ROWS = 8
@@ -50,7 +50,7 @@ def chunk_shape(shape: tuple[int, ...], n_images: int, itemsize: int) -> tuple[i
     tuple of int
         One number for each of the ``1 + len(shape)`` axes.
     """
-    rows = min(_rows(shape, itemsize), _power_of_two(n_images))
+    rows = min(_rows(shape, itemsize), power_of_two(n_images))
     room = TARGET_BYTES // (rows * itemsize)
     parts: list[int] = []
     for size in reversed(shape):
@@ -65,10 +65,10 @@ def _rows(shape: tuple[int, ...], itemsize: int) -> int:
     channel = math.prod(shape[1:]) * itemsize
     whole_images = TARGET_BYTES // max(image, 1)
     single_channels = TARGET_BYTES // max(channel, 1)
-    return _power_of_two(max(whole_images, min(ROWS, single_channels)))
+    return power_of_two(max(whole_images, min(ROWS, single_channels)))
 
 
-def _power_of_two(number: int) -> int:
+def power_of_two(number: int) -> int:
     """Return the largest power of two that is not above `number`, 1 at least."""
     return 1 << max(number, 1).bit_length() - 1
 

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from ..types import ActivationSpec
-from .chunks import chunk_shape
+from .chunks import chunk_shape, power_of_two
 from .schema import COMPRESSIONS
 
 __all__ = ["Layout", "choose_layouts", "filters_of", "layout_of"]
@@ -24,6 +24,11 @@ class Layout:
     """Shape of a chunk, images first."""
     compression: str | None = None
     """A key of `COMPRESSIONS`."""
+
+    def fitted(self, n_images: int) -> Layout:
+        """Return this layout for fewer images: no chunk is left mostly empty."""
+        rows = min(self.chunks[0], power_of_two(n_images))
+        return Layout((rows, *self.chunks[1:]), self.compression)
 
 
 def choose_layouts(

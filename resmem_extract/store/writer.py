@@ -110,6 +110,11 @@ class StoreWriter:
         """Rows that were appended so far."""
         return len(self._ids)
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, all data sets together."""
+        return sum(spec.nbytes_per_image for spec in self._specs.values())
+
     def __enter__(self) -> StoreWriter:
         if self.path.is_dir():
             raise RequestError(f"{self.path} is a folder; name a file, such as {self.path}.h5")
@@ -185,8 +190,10 @@ class StoreWriter:
         store: Store,
         rows: slice | None = None,
         copied: Callable[[int], None] | None = None,
+        *,
+        beside: Sequence[Store] = (),
     ) -> None:
-        """Write rows of another store of the same modules, in bounded memory.
+        """Write rows of another store, which may have further modules, in bounded memory.
 
         Where both sides begin at a chunk and are stored alike (`layouts`), chunks are copied
         without being decoded. Columns and provenance are not copied: `finish` takes them.
@@ -198,14 +205,16 @@ class StoreWriter:
             Consecutive rows, all by default.
         copied : callable, optional
             Told again and again how many bytes of activations came since it was last called.
+        beside : sequence of Store, optional
+            Stores of the same images in the same order that have further modules.
 
         Raises
         ------
         WorkError
             If the disk fails or is full, or the other store cannot be read.
         ValueError
-            If its modules, shapes or data types are others, or there are too many rows; nothing is
-            written then.
+            If modules are missing, shapes or data types are others, or there are too many rows;
+            nothing is written then.
         """
         taken = range(len(store))[rows or slice(None)]
         if taken.step != 1:
@@ -213,10 +222,10 @@ class StoreWriter:
         rows = slice(taken.start, taken.stop)
         ids, sha256s = store.image_ids[rows].tolist(), store.sha256[rows].tolist()
         self._check_ids(ids, sha256s)
-        self._check_specs(store)
+        owners = {path: self._owner(path, (store, *beside)) for path in self._specs}
         for path, stream in self._streams.items():
-            source = store.handle.dataset(feature_name(path))
-            checksums = read_checksums(store.handle.file, path)
+            file = owners[path].handle
+            source, checksums = file.dataset(feature_name(path)), read_checksums(file.file, path)
             with self._working():
                 for nbytes in stream.copy(source, rows, checksums):
                     if self._early_sync is not None:
@@ -226,16 +235,20 @@ class StoreWriter:
         self._ids.extend(ids)
         self._sha256s.extend(sha256s)
 
-    def _check_specs(self, store: Store) -> None:
-        if store.specs.keys() != self._specs.keys():
-            raise ValueError(f"{store.path} has {sorted(store.specs)}, not {sorted(self._specs)}")
-        for path, spec in self._specs.items():
-            there = store.specs[path]
+    def _owner(self, path: str, stores: Sequence[Store]) -> Store:
+        """Return which store has a module."""
+        spec = self._specs[path]
+        for store in stores:
+            there = store.specs.get(path)
+            if there is None:
+                continue
             if (there.shape, there.dtype) != (spec.shape, spec.dtype):
                 raise ValueError(
                     f"{path}: {there.dtype} {there.shape} in {store.path}, "
                     f"expected {spec.dtype} {spec.shape}"
                 )
+            return store
+        raise ValueError(f"{' and '.join(str(store.path) for store in stores)} has no {path}")
 
     def _check_rows(
         self,

@@ -170,7 +170,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, array
     half = make_spec("output", (1,), dtype="float16")
     cases = [
         ([OUTPUT], slice(0, N, 2), "not consecutive"),
-        ([OUTPUT, RELU], None, "has \\['output'\\], not"),
+        ([OUTPUT, RELU], None, "w.h5 has no features.layer2.4.relu@2"),
         ([half], None, r"output: float32 \(1,\) in .*w.h5, expected float16"),
         ([make_spec("output", (2,))], None, r"expected float32 \(2,\)"),
     ]
