@@ -14,6 +14,7 @@ from pathlib import Path
 
 __all__ = [
     "EMPTY_PATH",
+    "DamagedStoreError",
     "ImageError",
     "IncompleteStoreError",
     "MissingExtraError",
@@ -67,6 +68,10 @@ class StoreError(RequestError, OSError):
 
 class IncompleteStoreError(StoreError):
     """A feature store whose writing never finished."""
+
+
+class DamagedStoreError(StoreError):
+    """A feature store that HDF5 cannot open any more."""
 
 
 class WorkError(ResmemExtractError, RuntimeError):

@@ -8,12 +8,14 @@ from .reader import Store, open_store
 from .schema import COMPRESSIONS, FORMAT, FORMAT_VERSION, check_column_names
 from .space import check_free_space, format_bytes, required_bytes
 from .split import Part, split_store
+from .verify import Damage, Verification, verify_store
 from .writer import StoreWriter
 
 __all__ = [
     "COMPRESSIONS",
     "FORMAT",
     "FORMAT_VERSION",
+    "Damage",
     "FeatureArray",
     "Layout",
     "Merged",
@@ -21,6 +23,7 @@ __all__ = [
     "Store",
     "StoreDataset",
     "StoreWriter",
+    "Verification",
     "check_column_names",
     "check_free_space",
     "choose_layouts",
@@ -30,4 +33,5 @@ __all__ = [
     "open_store",
     "required_bytes",
     "split_store",
+    "verify_store",
 ]

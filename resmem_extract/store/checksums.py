@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import h5py
@@ -25,6 +25,7 @@ __all__ = [
     "checksum",
     "chunk_columns",
     "chunk_grid",
+    "metadata_checksum",
     "metadata_checksums",
     "read_checksums",
     "read_metadata_checksums",
@@ -34,6 +35,7 @@ __all__ = [
 
 _GROUP = "checksums"
 _METADATA = "metadata_checksums"
+_FEATURES = "features"
 _ALGORITHM = "XXH3-64"
 
 
@@ -77,21 +79,37 @@ def read_checksums(file: h5py.File, path: str) -> npt.NDArray[np.uint64] | None:
 
 
 def metadata_checksums(file: h5py.File) -> dict[str, str]:
-    """Return the checksums of all that a store holds beside activations, in 16 hex digits each.
+    """Return the checksums of all that a store holds beside activations, by name."""
+    return {name: metadata_checksum(file, name) for name in _metadata_names(file)}
 
-    Of a data set, its bytes as stored; of a module's data set, its attributes as JSON with sorted
-    keys, together with `dtype` and `shape`; of a soft link, what it leads to.
+
+def _metadata_names(file: h5py.File) -> Iterator[str]:
+    yield from ("provenance", _FEATURES)
+    for group in ("images", "skipped", _FEATURES):
+        yield from (f"{group}/{name}" for name in file.get(group, ()))
+
+
+def metadata_checksum(file: h5py.File, name: str) -> str:
+    """Return one of these checksums in 16 hex digits.
+
+    It is that of a data set's bytes as stored; for a module's data set, of its attributes as JSON
+    with sorted keys, together with `dtype` and `shape`; for a soft link, of what it leads to; for
+    the group ``features``, of its names in order, a line each.
+
+    Raises
+    ------
+    KeyError
+        If the file has nothing of that name.
     """
-    found = {"provenance": checksum(file["provenance"][()])}
-    for name in ("images", "skipped"):
-        for key, dataset in file.get(name, {}).items():
-            found[f"{name}/{key}"] = checksum(dataset[()])
-    features = file["features"]
-    for key in features:
-        link = features.get(key, getlink=True)
-        text = link.path if isinstance(link, h5py.SoftLink) else _description(features[key])
-        found[f"features/{key}"] = checksum(text.encode())
-    return {name: f"{value:016x}" for name, value in found.items()}
+    group, _, key = name.partition("/")
+    if group != _FEATURES:
+        return f"{checksum(file[name][()]):016x}"
+    if not key:
+        text = "\n".join(file[_FEATURES])
+    else:
+        link = file[_FEATURES].get(key, getlink=True)
+        text = link.path if isinstance(link, h5py.SoftLink) else _description(file[name])
+    return f"{checksum(text.encode()):016x}"
 
 
 def _description(dataset: h5py.Dataset) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import WorkError
+from ..errors import ResmemExtractError, WorkError, reason_of
 from ..types import ActivationSpec
 from .checked import compute_checksums
 from .checksums import metadata_checksums, read_checksums, read_metadata_checksums
+from .handle import UNREADABLE
 from .layout import Layout, layout_of
 from .reader import Store, open_store
 from .schema import feature_name
@@ -68,25 +69,36 @@ def read_contents(path: Path) -> Contents:
         If it is not what was written.
     """
     with open_store(path) as store:
-        file = store.handle.file
-        found = metadata_checksums(file)
-        written = read_metadata_checksums(file)
-        if written is not None:
-            _check(path, written, found)
-        return Contents(
-            path=path,
-            specs=store.specs,
-            layouts={
-                module: layout_of(store.handle.dataset(feature_name(module)))
-                for module in store.modules
-            },
-            ids=tuple(store.image_ids.tolist()),
-            sha256s=tuple(store.sha256.tolist()),
-            columns=dict(store.columns),
-            skipped=store.skipped if "skipped" in file else None,
-            provenance=store.provenance,
-            digest=_digest(store, found),
-        )
+        try:
+            return _read(store)
+        except ResmemExtractError:
+            raise
+        except UNREADABLE as error:
+            raise WorkError(
+                f"{path} cannot be read: {reason_of(error)}; see: resmem-extract verify {path}"
+            ) from error
+
+
+def _read(store: Store) -> Contents:
+    file = store.handle.file
+    found = metadata_checksums(file)
+    written = read_metadata_checksums(file)
+    if written is not None:
+        _check(store.path, written, found)
+    return Contents(
+        path=store.path,
+        specs=store.specs,
+        layouts={
+            module: layout_of(store.handle.dataset(feature_name(module)))
+            for module in store.modules
+        },
+        ids=tuple(store.image_ids.tolist()),
+        sha256s=tuple(store.sha256.tolist()),
+        columns=dict(store.columns),
+        skipped=store.skipped if "skipped" in file else None,
+        provenance=store.provenance,
+        digest=_digest(store, found),
+    )
 
 
 def _check(path: Path, written: Mapping[str, str], found: Mapping[str, str]) -> None:

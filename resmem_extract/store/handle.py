@@ -9,10 +9,14 @@ from typing import Any
 
 import h5py
 
-from ..errors import IncompleteStoreError, StoreError
+from ..errors import DamagedStoreError, IncompleteStoreError, StoreError, reason_of
 from .schema import FORMAT, FORMAT_VERSION, load_filter
 
-__all__ = ["Handle", "open_file"]
+__all__ = ["UNREADABLE", "Handle", "open_file"]
+
+
+UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError)
+"""What h5py raises, and what comes of bytes that are no longer what they were."""
 
 
 def open_file(path: Path) -> h5py.File:
@@ -22,8 +26,10 @@ def open_file(path: Path) -> h5py.File:
     ------
     IncompleteStoreError
         If its writing never finished.
+    DamagedStoreError
+        If it is cut off, or HDF5 cannot open it.
     StoreError
-        If it is missing, locked, damaged, no HDF5, no feature store, or of a newer format.
+        If it is missing, locked, no HDF5, no feature store, or of a newer format.
     """
     if not path.exists():
         raise StoreError(
@@ -35,29 +41,33 @@ def open_file(path: Path) -> h5py.File:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise StoreError(_why_not(path, error)) from error
+        raise _why_not(path, error) from error
     try:
         _check_format(path, file)
-    except BaseException:
+    except BaseException as error:
         file.close()
-        raise
+        if isinstance(error, StoreError) or not isinstance(error, UNREADABLE):
+            raise
+        raise DamagedStoreError(f"{path} is damaged: {reason_of(error)}") from error
     return file
 
 
-def _why_not(path: Path, error: OSError) -> str:
+def _why_not(path: Path, error: OSError) -> StoreError:
     text = str(error)
     if isinstance(error, BlockingIOError) or "lock file" in text:
-        return (
+        return StoreError(
             f"{path} is locked: another program writes to it, or the file system (NFS, Lustre) "
             "has no locks; close that program, or set HDF5_USE_FILE_LOCKING=FALSE"
         )
     if isinstance(error, PermissionError):
-        return f"{path} may not be read by you; ask its owner for read permission"
+        return StoreError(f"{path} may not be read by you; ask its owner for read permission")
     if "signature not found" in text:
-        return f"{path} is not an HDF5 file; a feature store was expected"
+        return StoreError(f"{path} is not an HDF5 file; a feature store was expected")
     if "truncated file" in text:
-        return f"{path} is truncated, as an interrupted copy leaves a file; copy it again"
-    return f"{path} cannot be opened: {text.partition(chr(10))[0]}"
+        return DamagedStoreError(
+            f"{path} is truncated, as an interrupted copy leaves a file; copy it again"
+        )
+    return DamagedStoreError(f"{path} cannot be opened: {text.partition(chr(10))[0]}")
 
 
 def _check_format(path: Path, file: h5py.File) -> None:

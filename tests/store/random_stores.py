@@ -11,7 +11,7 @@ from unittest import mock
 import h5py
 import numpy as np
 from hypothesis import strategies as st
-from store_data import hashes, make_spec, names, write
+from store_data import make_spec, write
 
 from resmem_extract.store import COMPRESSIONS, Layout
 from resmem_extract.types import ActivationSpec
@@ -126,9 +126,18 @@ def _dataset(dataset: h5py.Dataset) -> Any:
     )  # fmt: skip
 
 
+def contents(path: Path) -> Any:
+    """Return what our own reader finds in a file, comparable with ==."""
+    from resmem_extract.store import open_store
+
+    with open_store(path) as store:
+        return (
+            store.modules, dict(store.specs), store.image_ids.tolist(), store.sha256.tolist(),
+            {name: values.tolist() for name, values in store.columns.items()}, store.skipped,
+            {module: store[module][:].tobytes() for module in store.modules}, store.provenance,
+        )  # fmt: skip
+
+
 def provenance(path: Path) -> dict[str, Any]:
     with h5py.File(path) as f:
         return json.loads(f["provenance"][()])
-
-
-__all__ = ["PROVENANCE", "RandomStore", "everything", "hashes", "names", "provenance"]

@@ -133,7 +133,7 @@ def test_all_that_lies_beside_activations_has_a_checksum(store_path):
         stored = json.loads(f["metadata_checksums"][()])
         assert stored == metadata_checksums(f) == read_metadata_checksums(f)
         assert set(stored) == {
-            "provenance", "skipped/id", "skipped/reason", "images/id", "images/sha256",
+            "provenance", "features", "skipped/id", "skipped/reason", "images/id", "images/sha256",
             "images/score", "images/label", "images/row", "images/seen",
             *(f"features/{name}" for name in f["features"]),
         }  # fmt: skip

@@ -225,6 +225,17 @@ def test_changed_ids_are_not_passed_on(tmp_path, whole):
         split_store(whole, tmp_path / "out", parts=2)
 
 
+def test_what_cannot_be_read_is_one_line(tmp_path, whole):
+    with h5py.File(whole, "r+") as f:
+        del f["images/sha256"]
+    with pytest.raises(WorkError, match=r"is not what was written \(images/sha256\)"):
+        split_store(whole, tmp_path / "out", parts=2)
+    with h5py.File(whole, "r+") as f:
+        del f["metadata_checksums"]
+    with pytest.raises(WorkError, match=r"f.h5 cannot be read: .*sha256.*; see: resmem-extract"):
+        split_store(whole, tmp_path / "out", parts=2)
+
+
 @pytest.mark.parametrize("how", [{"column": "label"}, {"parts": 5}])
 def test_damaged_rows_are_not_passed_on(tmp_path, arrays, how):
     layouts = choose_layouts([LAYER], 8)
