@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .models.base import Model
     from .pipeline.extract import ExtractSummary, extract, extract_many
     from .pipeline.score import Scores, score
-    from .store import Store, merge_stores, open_store, split_store
+    from .pipeline.verify import reproduce_store
+    from .store import Store, merge_stores, open_store, split_store, verify_store
 
 __all__ = [
     "MODELS",
@@ -34,9 +35,11 @@ __all__ = [
     "load_model",
     "merge_stores",
     "open_store",
+    "reproduce_store",
     "sample_photographs",
     "score",
     "split_store",
+    "verify_store",
 ]
 
 _HOME = {
@@ -53,9 +56,11 @@ _HOME = {
     "load_model": "models",
     "merge_stores": "store",
     "open_store": "store",
+    "reproduce_store": "pipeline",
     "sample_photographs": "images",
     "score": "pipeline",
     "split_store": "store",
+    "verify_store": "store",
 }
 
 

@@ -2,5 +2,15 @@
 
 from .extract import ExtractSummary, extract, extract_many
 from .score import Scores, score
+from .verify import ModuleDeviation, Reproduction, reproduce_store
 
-__all__ = ["ExtractSummary", "Scores", "extract", "extract_many", "score"]
+__all__ = [
+    "ExtractSummary",
+    "ModuleDeviation",
+    "Reproduction",
+    "Scores",
+    "extract",
+    "extract_many",
+    "reproduce_store",
+    "score",
+]
