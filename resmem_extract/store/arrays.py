@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import MissingExtraError
 from ..types import ActivationSpec
 from .handle import Handle
 from .index import ImageIndex
@@ -16,6 +17,7 @@ from .selection import read
 
 if TYPE_CHECKING:
     import h5py
+    import xarray
 
 __all__ = ["FeatureArray"]
 
@@ -124,6 +126,20 @@ class FeatureArray:
             rows = slice(start, min(start + step, len(self)))
             yield rows, self[rows]
 
+    def to_xarray(self) -> xarray.DataArray:
+        """Return a lazy `xarray.DataArray`; the store has to stay open.
+
+        Its axes are this array's, with ids and the images' columns as coordinates of ``image``.
+
+        Raises
+        ------
+        MissingExtraError
+            If xarray is not installed.
+        """
+        view = import_xarray_view()
+        made: xarray.DataArray = view.as_data_array(self, self._images.ids, self._images.columns)
+        return made
+
     def _block_rows(self, max_bytes: int) -> int:
         """Return as many rows as fit: whole chunks, or an even share of one."""
         row_bytes = int(np.prod(self.spec.shape, dtype=np.int64)) * self.dtype.itemsize
@@ -135,3 +151,20 @@ class FeatureArray:
 
     def __repr__(self) -> str:
         return f"<FeatureArray {self.module!r}: shape {self.shape}, {self.dtype}>"
+
+
+def import_xarray_view() -> Any:
+    """Return the module that needs xarray.
+
+    Raises
+    ------
+    MissingExtraError
+        If xarray is not installed.
+    """
+    try:
+        from . import xarray_view
+    except ImportError:
+        raise MissingExtraError(
+            "to_xarray needs xarray: pip install 'resmem-extract[xarray]'"
+        ) from None
+    return xarray_view

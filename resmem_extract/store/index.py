@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import RequestError
 from .handle import Handle
-from .schema import decode_strings
+from .schema import decode_strings, object_name
 
 __all__ = ["ImageIndex"]
 
@@ -37,6 +39,11 @@ class ImageIndex:
         """In the order of the rows."""
         return decode_strings(self._handle.file["images/id"][()])
 
+    @property
+    def columns(self) -> Mapping[str, npt.NDArray[Any]]:
+        """What else is known of the images, each `[N]`, read when it is asked for."""
+        return _Columns(self._handle)
+
     @cached_property
     def _rows(self) -> dict[str, int]:
         return {image_id: row for row, image_id in enumerate(self.ids.tolist())}
@@ -55,3 +62,26 @@ class ImageIndex:
             hint = f"did you mean {near[0]!r}?" if near else "see image_ids of the store"
             raise RequestError(f"{self._handle.path} has no image {image_id!r}; {hint}")
         return row
+
+
+class _Columns(Mapping[str, npt.NDArray[Any]]):
+    """The columns of ``/images`` beside the two that every store has."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+
+    def _names(self) -> list[str]:
+        return [name for name in self._handle.file["images"] if name not in ("id", "sha256")]
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        if object_name(name) not in self._names():
+            raise KeyError(name)
+        stored = self._handle.file["images"][object_name(name)]
+        values: npt.NDArray[Any] = stored[()]
+        return decode_strings(values) if h5py.check_string_dtype(stored.dtype) else values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(self._names())

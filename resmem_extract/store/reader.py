@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import RequestError, UnknownModuleError, given_path
 from ..path_grammar import glob_pattern, same_module, split_suffix
 from ..types import ActivationSpec
-from .arrays import FeatureArray
+from .arrays import FeatureArray, import_xarray_view
 from .dataset import StoreDataset
 from .handle import Handle
 from .index import ImageIndex
 from .schema import decode_strings, feature_name, object_name, provenance_of, read_specs
+
+if TYPE_CHECKING:
+    import xarray
 
 __all__ = ["Store", "open_store"]
 
@@ -194,8 +197,7 @@ class Store:
     @property
     def columns(self) -> Mapping[str, npt.NDArray[Any]]:
         """Further columns of the images, each `[N]`, read when it is asked for."""
-        self.handle.check_open()
-        return _Columns(self.handle)
+        return self.images.columns
 
     def row_of(self, image_id: str) -> int:
         """Return the row of an image.
@@ -234,6 +236,32 @@ class Store:
             return StoreDataset(self.images, self[names], transform)
         return StoreDataset(self.images, [self[name] for name in names], transform)
 
+    def to_xarray(self, modules: str | Sequence[str] | None = None) -> xarray.Dataset:
+        """Return modules as a lazy `xarray.Dataset`; the store has to stay open.
+
+        They share the axis ``image``, with ids and the images' columns as coordinates. Every other
+        axis bears its module's name, ``channel (conv1)``; `FeatureArray.to_xarray` gives one
+        module with plain names.
+
+        Parameters
+        ----------
+        modules : str or sequence of str, optional
+            All by default.
+
+        Raises
+        ------
+        MissingExtraError
+            If xarray is not installed.
+        UnknownModuleError
+            If the store has none of some name.
+        """
+        view = import_xarray_view()
+        names = self.modules if modules is None else modules
+        arrays = [self[name] for name in ([names] if isinstance(names, str) else names)]
+        attributes = {"file": str(self.path), "provenance": json.dumps(self.provenance)}
+        dataset: xarray.Dataset = view.as_dataset(arrays, self.image_ids, self.columns, attributes)
+        return dataset
+
     def describe(self) -> dict[str, Any]:
         """Return what `resmem-extract info` shows, as JSON values."""
         attributes = self.handle.file.attrs
@@ -268,29 +296,6 @@ class Store:
             "calls": spec.calls,
             "reduce": dict(spec.reduce),
         }
-
-
-class _Columns(Mapping[str, npt.NDArray[Any]]):
-    """The columns of ``/images`` beside the two that every store has."""
-
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
-
-    def _names(self) -> list[str]:
-        return [name for name in self._handle.file["images"] if name not in ("id", "sha256")]
-
-    def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        if object_name(name) not in self._names():
-            raise KeyError(name)
-        stored = self._handle.file["images"][object_name(name)]
-        values: npt.NDArray[Any] = stored[()]
-        return decode_strings(values) if h5py.check_string_dtype(stored.dtype) else values
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names())
-
-    def __len__(self) -> int:
-        return len(self._names())
 
 
 def _addresses(text: str, spec: ActivationSpec) -> bool:
