@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from .pipeline.extract import ExtractSummary, extract, extract_many
     from .pipeline.score import Scores, score
     from .pipeline.verify import reproduce_store
-    from .store import Store, merge_stores, open_store, split_store, verify_store
+    from .store import (
+        Store,
+        export_store,
+        merge_stores,
+        open_store,
+        split_store,
+        verify_store,
+    )
 
 __all__ = [
     "MODELS",
@@ -29,6 +36,7 @@ __all__ = [
     "StimulusSet",
     "Store",
     "__version__",
+    "export_store",
     "extract",
     "extract_many",
     "find_images",
@@ -50,6 +58,7 @@ _HOME = {
     "Scores": "pipeline",
     "StimulusSet": "images",
     "Store": "store",
+    "export_store": "store",
     "extract": "pipeline",
     "extract_many": "pipeline",
     "find_images": "images",

@@ -2,6 +2,7 @@
 
 from .arrays import FeatureArray
 from .dataset import StoreDataset
+from .export import Exported, ExportFormat, export_store
 from .layout import Layout, choose_layouts, layout_of
 from .merge import Merged, merge_stores
 from .reader import Store, open_store
@@ -16,6 +17,8 @@ __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "Damage",
+    "ExportFormat",
+    "Exported",
     "FeatureArray",
     "Layout",
     "Merged",
@@ -27,6 +30,7 @@ __all__ = [
     "check_column_names",
     "check_free_space",
     "choose_layouts",
+    "export_store",
     "format_bytes",
     "layout_of",
     "merge_stores",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import re
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import RequestError, counted, nearest
 from .contents import Contents
+from .file_names import file_name
 from .space import format_bytes
 
 __all__ = ["Piece", "by_bytes", "by_column", "by_module", "by_parts", "by_rows"]
@@ -19,7 +18,6 @@ __all__ = ["Piece", "by_bytes", "by_column", "by_module", "by_parts", "by_rows"]
 _EVEN = 8
 """Cuts are moved to chunks where parts have this many row-blocks: no part differs by more than an
 eighth from the others."""
-_NAME_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def by_bytes(whole: Contents, max_bytes: int) -> list[Piece]:
 def by_module(whole: Contents) -> list[Piece]:
     """Cut into one part a module, each with all rows."""
     rows = np.arange(len(whole.ids))
-    return [Piece(_as_name(module), rows, (module,)) for module in whole.modules]
+    return [Piece(file_name(module), rows, (module,)) for module in whole.modules]
 
 
 def by_column(whole: Contents, column: str) -> list[Piece]:
@@ -106,7 +104,7 @@ def by_column(whole: Contents, column: str) -> list[Piece]:
         raise RequestError(f"{whole.path} has no column {column!r}; {hint}")
     values, places = np.unique(whole.columns[column], return_inverse=True)
     return [
-        Piece(_as_name(f"{column}={value}"), np.flatnonzero(places == i), whole.modules)
+        Piece(file_name(f"{column}={value}"), np.flatnonzero(places == i), whole.modules)
         for i, value in enumerate(values.tolist())
     ]
 
@@ -131,13 +129,3 @@ def _consecutive(whole: Contents, cuts: list[int]) -> list[Piece]:
         Piece(f"part-{part:0{width}d}-of-{n_parts}", np.arange(start, stop), whole.modules)
         for part, (start, stop) in enumerate(itertools.pairwise(cuts), start=1)
     ]
-
-
-def _as_name(text: Any) -> str:
-    """Return a text as a part of a file's name that every system takes, two never the same."""
-    name = re.sub(r'[/\\:*?"<>|%\x00-\x1f]', lambda found: f"%{ord(found[0]):02X}", str(text))
-    if len(name.encode("utf-8", "replace")) > _NAME_BYTES:
-        from .checksums import checksum
-
-        name = f"{name[: _NAME_BYTES // 4]}~{checksum(str(text).encode()):016x}"
-    return name

@@ -1,0 +1,203 @@
+"""Export activations to files that other programs read: .npy, .mat and Zarr."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, get_args
+
+from ..errors import RequestError, WorkError, given_path, nearest, reason_of
+from ..partial_files import make_folders, partial_name, remove_stale, removed_on_failure
+from ..types import Progress
+from .checked import checked_blocks
+from .checksums import read_checksums
+from .export_formats import Blocks, Source, import_zarr, write_mat, write_npy, write_zarr
+from .file_names import file_name
+from .gather import Tally
+from .reader import Store, open_store
+from .schema import feature_name
+from .space import check_free_space
+
+__all__ = ["ExportFormat", "Exported", "export_store"]
+
+ExportFormat = Literal["mat", "npy", "zarr"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file, or a folder of Zarr, that `export_store` made."""
+
+    path: Path
+    modules: tuple[str, ...]
+    """Canonical paths of what it holds; none for the table of images and the provenance."""
+
+
+def export_store(
+    file: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    format: ExportFormat = "npy",
+    modules: str | Sequence[str] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[Exported]:
+    """Write activations to files of another format, in bounded memory.
+
+    Beside them lie a table of the images, ``f.images.csv`` (columns `image_id`, `sha256` and those
+    of the store), and ``f.provenance.json``.
+
+    Parameters
+    ----------
+    file : path
+        A store.
+    out : path
+        A folder. Files are named after the store: ``f.conv1.npy``.
+    format : {'npy', 'mat', 'zarr'}
+        One ``.npy`` a module; one MATLAB file (7.3) a module, with `activations` ``[N, *shape]``,
+        `image_id` and `module`; or one Zarr group (format 2) that xarray opens.
+    modules : str or sequence of str, optional
+        In any form, globs too; all by default.
+    overwrite : bool
+        Replace existing files.
+    progress : callable, optional
+        Called with the bytes of activations done and of all.
+
+    Returns
+    -------
+    list of Exported
+
+    Raises
+    ------
+    RequestError
+        If the request is wrong; nothing has been written.
+    WorkError
+        If the store is damaged, or the disk fails or is full.
+    MissingExtraError
+        If the format needs a package that is not installed.
+    """
+    if format not in get_args(ExportFormat):
+        known = get_args(ExportFormat)
+        near = nearest(str(format), known)
+        hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(known)}"
+        raise RequestError(f"no format {format!r}; {hint}")
+    if format == "zarr":
+        import_zarr()  # or say what is missing before anything is written
+    path, folder = given_path(file, "file"), given_path(out, "out")
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"{folder} is a file; an export needs a folder")
+    with open_store(path) as store:
+        if len(store) == 0:
+            raise RequestError(f"{path} has no images")
+        chosen = _chosen(store, modules)
+        total = sum(store[module].nbytes for module in chosen)
+        plan = _plan(folder / path.stem, format, chosen)
+        for result in plan:
+            if result.path.exists() and not overwrite:
+                raise RequestError(
+                    f"{result.path} exists; use --overwrite to replace it, or another --out"
+                )
+        check_free_space(folder / path.name, 2 * total if format == "mat" else total)
+        told = Tally(total, progress)
+        for result, write in zip(plan, _writers(store, format, plan, told), strict=True):
+            with _whole(result.path) as scratch:
+                write(scratch)
+    return plan
+
+
+def _chosen(store: Store, modules: str | Sequence[str] | None) -> list[str]:
+    """Return canonical paths, in the order of the request."""
+    if modules is None:
+        return list(store.modules)
+    texts = [modules] if isinstance(modules, str) else modules
+    found = (
+        array.module
+        for text in texts
+        for array in ([store[text]] if text in store else store.match(text))
+    )
+    return list(dict.fromkeys(found))
+
+
+def _plan(stem: Path, format: ExportFormat, modules: Sequence[str]) -> list[Exported]:
+    def named(ending: str) -> Path:
+        return stem.with_name(f"{stem.name}.{ending}")
+
+    if format == "zarr":
+        activations = [Exported(named("zarr"), tuple(modules))]
+    else:
+        activations = [Exported(named(f"{file_name(m)}.{format}"), (m,)) for m in modules]
+    return [*activations, Exported(named("images.csv"), ()), Exported(named("provenance.json"), ())]
+
+
+def _writers(
+    store: Store, format: ExportFormat, plan: Sequence[Exported], told: Tally
+) -> Iterator[Callable[[Path], None]]:
+    """Yield, for each file of the plan, how it is written."""
+    write = {"npy": write_npy, "mat": write_mat, "zarr": write_zarr}[format]
+    for result in plan[:-2]:
+        sources = [Source(store[module], _blocks(store, module, told)) for module in result.modules]
+        yield partial(write, sources=sources, store=store)
+    yield partial(_write_images, store=store)
+    yield partial(_write_provenance, store=store)
+
+
+def _blocks(store: Store, module: str, told: Tally) -> Blocks:
+    """Walk through a module in row-blocks, each held against its checksums."""
+    dataset = store.handle.dataset(feature_name(module))
+    checksums = read_checksums(store.handle.file, module)
+    for rows, block in checked_blocks(dataset, slice(0, len(store)), checksums):
+        yield rows, block
+        told(block.nbytes)
+
+
+def _write_images(path: Path, store: Store) -> None:
+    columns = {name: values.tolist() for name, values in store.columns.items()}
+    with path.open("x", encoding="utf-8", newline="") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(["image_id", "sha256", *columns])
+        rows = zip(store.image_ids.tolist(), store.sha256.tolist(), *columns.values(), strict=True)
+        table.writerows(rows)
+
+
+def _write_provenance(path: Path, store: Store) -> None:
+    text = json.dumps(store.provenance, indent=2, ensure_ascii=False)
+    path.write_text(f"{text}\n", encoding="utf-8")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give a name to write under; what was written gets its own name when it is complete.
+
+    Raises
+    ------
+    WorkError
+        If the disk fails or is full.
+    """
+    scratch = partial_name(path)
+    try:
+        with removed_on_failure(make_folders(path)):
+            remove_stale(path)
+            try:
+                yield scratch
+                if path.is_dir():
+                    shutil.rmtree(path)
+                scratch.replace(path)
+            finally:
+                _remove(scratch)
+    except WorkError:
+        raise
+    except (OSError, RuntimeError) as error:
+        raise WorkError(f"{path} cannot be written: {reason_of(error)}") from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
