@@ -11,12 +11,16 @@ import typer
 
 from .._version import __version__
 from .bench import bench_command
+from .export import export_command
 from .extract import extract_command
 from .listings import info_command, models_command, modules_command
+from .merge import merge_command
 from .options import FLAG
 from .run import run_command
 from .score import score_command
+from .split import split_command
 from .terminal import run_app
+from .verify import verify_command
 
 __all__ = ["extract_main", "main"]
 
@@ -27,6 +31,10 @@ app.command("extract")(extract_command)
 app.command("models")(models_command)
 app.command("modules")(modules_command)
 app.command("info")(info_command)
+app.command("verify")(verify_command)
+app.command("split")(split_command)
+app.command("merge")(merge_command)
+app.command("export")(export_command)
 app.command("score")(score_command)
 app.command("run")(run_command)
 app.command("bench")(bench_command)

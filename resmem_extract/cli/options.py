@@ -23,6 +23,7 @@ __all__ = [
     "OverwriteOption",
     "PrecisionOption",
     "QuietOption",
+    "StoreArgument",
     "StreamsOption",
     "ThreadsOption",
     "UnverifiedOption",
@@ -56,6 +57,7 @@ def as_option(key: str) -> str:
     return "--" + key.replace("_", "-")
 
 
+StoreArgument = Annotated[str, typer.Argument(metavar="FILE", help="A feature store.")]
 ModelOption = Annotated[
     str, typer.Option("--model", metavar="NAME", help="Network; `resmem-extract models` lists all.")
 ]

@@ -12,19 +12,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.text import Text
 
@@ -53,7 +55,7 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def progress_bar(
-    what: str, before: str, quiet: bool
+    what: str, before: str, quiet: bool, unit: Literal["images", "bytes"] = "images"
 ) -> Iterator[Callable[[int, int], None] | None]:
     """Give a function to be told of progress: a bar in a terminal, now and then a line in a log.
 
@@ -62,13 +64,13 @@ def progress_bar(
     if quiet:
         yield None
     elif not _stderr.is_terminal:
-        yield _Log(what)
+        yield _Log(what, unit)
     else:
+        counts = (MofNCompleteColumn(), _Rate())
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            _Rate(),
+            *(counts if unit == "images" else (DownloadColumn(), TransferSpeedColumn())),
             TimeRemainingColumn(elapsed_when_finished=True),
         )
         with ExitStack() as shown:
@@ -96,8 +98,8 @@ class _Rate(ProgressColumn):
 class _Log:
     """Lines of progress for a log file, seldom enough for a night's run."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, what: str, unit: str = "images") -> None:
+        self._what, self._unit = what, unit
         self._start = self._last = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
@@ -107,7 +109,11 @@ class _Log:
         self._last = now
         rate = done / (now - self._start)
         left = (total - done) / rate / 60
-        notes(False)(f"{self._what} {done}/{total}, {rate:.1f} images/s, {left:.0f} min left")
+        if self._unit == "images":
+            line = f"{done}/{total}, {rate:.1f} images/s"
+        else:
+            line = f"{done / 1e9:.1f}/{total / 1e9:.1f} GB, {rate / 1e9:.2f} GB/s"
+        notes(False)(f"{self._what} {line}, {left:.0f} min left")
 
 
 def run_app(app: typer.Typer, name: str) -> None:

@@ -7,7 +7,7 @@ from .layout import Layout, choose_layouts, layout_of
 from .merge import Merged, merge_stores
 from .reader import Store, open_store
 from .schema import COMPRESSIONS, FORMAT, FORMAT_VERSION, check_column_names
-from .space import check_free_space, format_bytes, required_bytes
+from .space import check_free_space, format_bytes, parse_bytes, required_bytes
 from .split import Part, split_store
 from .verify import Damage, Verification, verify_store
 from .writer import StoreWriter
@@ -35,6 +35,7 @@ __all__ = [
     "layout_of",
     "merge_stores",
     "open_store",
+    "parse_bytes",
     "required_bytes",
     "split_store",
     "verify_store",

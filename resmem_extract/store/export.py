@@ -78,7 +78,7 @@ def export_store(
     RequestError
         If the request is wrong; nothing has been written.
     WorkError
-        If the store is damaged, or the disk fails or is full.
+        If the store is damaged, or the disk fails or is full; finished files stay.
     MissingExtraError
         If the format needs a package that is not installed.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from ..errors import RequestError
 from ..types import ActivationSpec
 from .chunks import chunk_shape
 
-__all__ = ["check_free_space", "format_bytes", "required_bytes"]
+__all__ = ["check_free_space", "format_bytes", "parse_bytes", "required_bytes"]
 
 _FILE_BYTES = 2**16  # superblock, groups, provenance
 _DATASET_BYTES = 2**12  # object header, attributes, links
@@ -70,3 +71,22 @@ def format_bytes(nbytes: int) -> str:
             break
         size /= 1000
     return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes that a person means: ``2GB``, ``500 MB``, ``1.5GiB``, ``1000``.
+
+    Raises
+    ------
+    RequestError
+        If it is no size, or not positive.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text, re.IGNORECASE)
+    factor = found and {**_UNITS, **_BINARY}.get(found[2].lower())
+    if not found or not factor or not float(found[1]):
+        raise RequestError(f"{text!r} is no size; expected one such as 2GB, 500MB or 1.5GiB")
+    return int(float(found[1]) * factor)

@@ -35,7 +35,8 @@ def options(name: str) -> set[str]:
 
 
 def test_all_commands_are_there():
-    assert {"extract", "info", "models", "modules", "run", "score"} <= set(COMMANDS)
+    expected = {"export", "extract", "info", "merge", "models", "modules", "run", "score", "split"}
+    assert expected | {"verify"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from store_data import make_spec, write
 
 from resmem_extract.errors import RequestError
-from resmem_extract.store import check_free_space, format_bytes, required_bytes
+from resmem_extract.store import check_free_space, format_bytes, parse_bytes, required_bytes
 from resmem_extract.store.chunks import TARGET_BYTES, chunk_shape
 
 
@@ -73,3 +73,20 @@ def test_no_space(tmp_path, monkeypatch):
 )
 def test_format_bytes(nbytes, text):
     assert format_bytes(nbytes) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [
+        ("1000", 1000), ("2GB", 2 * 10**9), ("500 mb", 5 * 10**8), ("1.5GiB", 3 * 2**29),
+        ("1k", 1000), (" 3 TiB ", 3 * 2**40),
+    ],
+)  # fmt: skip
+def test_sizes_as_people_write_them(text, nbytes):
+    assert parse_bytes(text) == nbytes
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1", "1.2.3GB", "2 XB", "0", "1e9", "2i", "2 G B"])
+def test_what_is_no_size(text):
+    with pytest.raises(RequestError, match="is no size; expected one such as 2GB"):
+        parse_bytes(text)
