@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from .store import (
         Store,
         export_store,
+        merge_activations,
         merge_stores,
         open_store,
+        split_activations,
         split_store,
         verify_store,
     )
@@ -41,11 +43,13 @@ __all__ = [
     "extract_many",
     "find_images",
     "load_model",
+    "merge_activations",
     "merge_stores",
     "open_store",
     "reproduce_store",
     "sample_photographs",
     "score",
+    "split_activations",
     "split_store",
     "verify_store",
 ]
@@ -63,11 +67,13 @@ _HOME = {
     "extract_many": "pipeline",
     "find_images": "images",
     "load_model": "models",
+    "merge_activations": "store",
     "merge_stores": "store",
     "open_store": "store",
     "reproduce_store": "pipeline",
     "sample_photographs": "images",
     "score": "pipeline",
+    "split_activations": "store",
     "split_store": "store",
     "verify_store": "store",
 }

@@ -1,5 +1,6 @@
 """Feature stores: one HDF5 file a network, written whole or not at all, read lazily."""
 
+from .activations import merge_activations, split_activations
 from .arrays import FeatureArray
 from .dataset import StoreDataset
 from .export import Exported, ExportFormat, export_store
@@ -33,10 +34,12 @@ __all__ = [
     "export_store",
     "format_bytes",
     "layout_of",
+    "merge_activations",
     "merge_stores",
     "open_store",
     "parse_bytes",
     "required_bytes",
+    "split_activations",
     "split_store",
     "verify_store",
 ]
