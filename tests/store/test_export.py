@@ -217,5 +217,5 @@ def test_memory_does_not_grow_with_images(tmp_path, format):
         return int(done.stdout)
 
     few, many = kilobytes(80), kilobytes(320)
-    assert many - few < 12_000  # 240 images are 103 MB
+    assert many - few < 40_000  # 240 images are 103 MB; the allocator takes some steps
     assert many < 300_000
