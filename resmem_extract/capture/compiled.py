@@ -78,6 +78,7 @@ def compile_capture(
     try:
         with (
             _compiling_into(cache),
+            _freezing(),
             arithmetic(capture.precision, capture.device),
             torch.inference_mode(),
         ):
@@ -108,6 +109,18 @@ def _padded(graph: GraphEngine, axes: tuple[int, ...], batch_size: int) -> Engin
         return [out.narrow(axis, 0, n) for axis, out in zip(axes, outputs, strict=True)]
 
     return run
+
+
+@contextmanager
+def _freezing() -> Iterator[None]:
+    """Have weights frozen by what traces the graph too, which does not see `options`.
+
+    Without this newer releases hand the weights in as arguments, and nothing can be folded.
+    """
+    import torch._inductor.config as inductor
+
+    with inductor.patch(freezing=True):
+        yield
 
 
 @contextmanager

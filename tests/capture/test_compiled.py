@@ -96,7 +96,14 @@ def test_what_is_compiled_is_kept_in_the_given_folder(both: Both) -> None:
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(both.cache)
     kept = [path.suffix for path in both.cache.rglob("*") if path.is_file()]
     assert {".cpp", ".so"} & set(kept)
-    assert (both.cache / "fxgraph").is_dir()
+
+
+@pytest.mark.slow
+def test_weights_are_frozen_and_norms_folded(both: Both) -> None:
+    made = [path.read_text() for path in both.cache.rglob("*.py")]
+    (code,) = (text for text in made if "convolution" in text and "def call" in text)
+    assert "_frozen_param" in code
+    assert "batch_norm" not in code
 
 
 @pytest.mark.slow
