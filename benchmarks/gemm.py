@@ -16,7 +16,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import machine
 import torch
@@ -28,6 +27,7 @@ from resmem_extract.capture import (
     CannotCompileError,
     Capture,
     compile_capture,
+    in_precision,
     prepare,
     threads_for_each_batch,
 )
@@ -60,11 +60,11 @@ def main() -> None:
 
 def compare(model: Model, module: str, precision: str, arguments: argparse.Namespace) -> None:
     addresses = list(model.paths.resolve(module))
-    capture = prepare(model.network, addresses, model.noise(), device=CPU, engine="graph")
+    capture = prepare(model.network, addresses, model.noise(), device=CPU)
     size = arguments.batch_size
     inputs = model.noise()(size)
     flop = flop_of(capture, inputs)
-    capture = replace(capture, precision=precision)
+    capture = in_precision(capture, precision, model.noise())
     captures = {"eager": capture}
     if not arguments.no_compile:
         try:

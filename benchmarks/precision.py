@@ -14,7 +14,6 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import machine
@@ -29,6 +28,7 @@ from resmem_extract.capture import (
     Capture,
     check_precision,
     compile_capture,
+    in_precision,
     pick_device,
     prepare,
 )
@@ -79,7 +79,7 @@ def main() -> None:
     reference = prepare(model.network, addresses, model.noise(), device=device, engine="reference")
     expected = activations(model, reference, pixels, size)
     # Only now, as it changes the layout of the weights that both share.
-    graph = prepare(model.network, addresses, model.noise(), device=device, engine="graph")
+    graph = prepare(model.network, addresses, model.noise(), device=device)
     columns = {}
     for mode in arguments.mode or MODES:
         try:
@@ -107,7 +107,7 @@ def in_mode(model: Model, graph: Capture, mode: str, size: int) -> Capture:
     """Return the capture in another arithmetic, compiled if the name says so."""
     precision = mode.removeprefix("compiled ")
     check_precision(precision, graph.device)
-    capture = replace(graph, precision=precision)
+    capture = in_precision(graph, precision, model.noise())
     if mode == precision:
         return capture
     return compile_capture(capture, model.noise(), size, cache_dir() / "inductor")

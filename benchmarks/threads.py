@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import machine
@@ -30,6 +30,7 @@ from resmem_extract.capture import (
     CannotCompileError,
     Capture,
     compile_capture,
+    in_precision,
     prepare,
     threads_for_each_batch,
 )
@@ -78,8 +79,8 @@ def splits_of(model: Model, module: str, mode: str, batch_size: int | None) -> d
     """Return the splits of the cores with their batch sizes; compiled code is made for each."""
     how, precision = mode.split()
     addresses = list(model.paths.resolve(module))
-    capture = prepare(model.network, addresses, model.noise(), device=CPU, engine="graph")
-    capture = replace(capture, precision=precision)
+    capture = prepare(model.network, addresses, model.noise(), device=CPU)
+    capture = in_precision(capture, precision, model.noise())
     found = {}
     n = cores()
     for streams in sorted({1, n} | {2**k for k in range(1, n.bit_length()) if n % 2**k == 0}):

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Compression = Literal["none", "bitshuffle-lz4"]
-EngineName = Literal["auto", "graph", "hooks", "reference"]
+EngineName = Literal["auto", "fused", "graph", "hooks", "reference"]
 IdForm = Literal["path", "stem"]
 OnError = Literal["stop", "skip"]
 CompileChoice = Literal["auto", "on", "off"]

@@ -3,7 +3,16 @@
 from .compiled import CannotCompileError, compile_capture, why_not_compile
 from .device import check_precision, pick_device, split_devices, threads_for_each_batch
 from .dry_run import Captured, ModuleInfo, list_modules
-from .engine import BOUNDS, COMPILED_TOLERANCE, TOLERANCE, Capture, deviation, prepare
+from .engine import (
+    BOUNDS,
+    COMPILED_TOLERANCE,
+    TOLERANCE,
+    Capture,
+    deviation,
+    in_precision,
+    prepare,
+)
+from .fused import FusedEngine, graph_of
 from .graph import GraphEngine, NotTraceableError
 from .hooks import HookEngine, Target
 from .reduce import reduced_shape
@@ -15,6 +24,7 @@ __all__ = [
     "CannotCompileError",
     "Capture",
     "Captured",
+    "FusedEngine",
     "GraphEngine",
     "HookEngine",
     "ModuleInfo",
@@ -23,6 +33,8 @@ __all__ = [
     "check_precision",
     "compile_capture",
     "deviation",
+    "graph_of",
+    "in_precision",
     "list_modules",
     "pick_device",
     "prepare",

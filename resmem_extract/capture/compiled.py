@@ -2,7 +2,8 @@
 
 The pruned graph is compiled by torch's inductor with its weights frozen into the code: batch
 norms are folded into convolutions, and weights are laid out once. A compiled graph takes batches
-of one size; a smaller one is padded and cut again.
+of one size; a smaller one is padded and cut again. On a processor, convolutions are no faster so
+than fused ones (`fused`), which need no compiling; other operations may be.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 
 from .device import arithmetic
 from .engine import BOUNDS, COMPILED_TOLERANCE, Capture, Engine, deviation
+from .fused import graph_of
 from .graph import GraphEngine
 
 __all__ = ["CannotCompileError", "compile_capture", "why_not_compile"]
@@ -33,7 +35,7 @@ class CannotCompileError(Exception):
 
 def why_not_compile(capture: Capture) -> str | None:
     """Say in a few words why a capture cannot be compiled here, if it cannot."""
-    if not isinstance(capture.run, GraphEngine):
+    if graph_of(capture.run) is None:
         return f"engine {capture.engine} has no graph"
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 1):  # asking inductor costs 100 MB
         return f"torch {torch.__version__} cannot freeze weights"
@@ -65,13 +67,14 @@ def compile_capture(
         If compiling fails in whatever way, or if what it computes is further from the graph than
         `COMPILED_TOLERANCE`, or the bound of a reduced precision.
     """
-    if not isinstance(capture.run, GraphEngine):
+    graph = graph_of(capture.run)
+    if graph is None:
         raise CannotCompileError(why_not_compile(capture))
     axes = tuple(captured.batch_axis for captured in capture.captured)
     compiled = replace(
         capture,
         engine="compiled",
-        run=_padded(capture.run, axes, batch_size),
+        run=_padded(graph, axes, batch_size),
         fallback=capture,
     )
     inputs = make_input(batch_size)

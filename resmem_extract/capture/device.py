@@ -14,6 +14,7 @@ from ..types import Precision
 
 __all__ = [
     "arithmetic",
+    "autocast_dtype",
     "check_precision",
     "pick_device",
     "split_devices",
@@ -102,6 +103,11 @@ _tf32 = _TF32()
 _AUTOCAST = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+def autocast_dtype(precision: Precision) -> torch.dtype | None:
+    """Return the 16-bit dtype that a precision computes in; None for float32 and TF32."""
+    return _AUTOCAST.get(precision)
+
+
 def check_precision(precision: Precision, device: torch.device) -> None:
     """Refuse an arithmetic that a device does not have.
 
@@ -126,7 +132,7 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 @contextmanager
 def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
     """Compute in a precision: autocast for 16 bits, TF32 only if it is what was asked for."""
-    dtype = _AUTOCAST.get(precision)
+    dtype = autocast_dtype(precision)
     with _tf32(precision == "tf32"):
         if dtype is None:
             yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ from torch import nn
 from ..errors import OverflowInDtypeError, RequestError, WorkError
 from ..path_grammar import Address
 from ..types import NO_REDUCTION, EngineName, Precision, Reduction
-from .device import arithmetic
-from .dry_run import FEW, MORE, Captured, observe, settle, with_batch_axis
+from .device import arithmetic, autocast_dtype
+from .dry_run import FEW, MORE, Captured, MakeInput, observe, settle, with_batch_axis
+from .fused import FusedEngine, graph_of
+from .fused_conv import has_onednn
 from .graph import GraphEngine
 from .hooks import HookEngine
 from .reduce import reduce
@@ -28,6 +30,7 @@ __all__ = [
     "Capture",
     "Engine",
     "deviation",
+    "in_precision",
     "prepare",
 ]
 
@@ -65,7 +68,7 @@ class Capture:
     captured: tuple[Captured, ...]
     """What is captured, in the order of the request."""
     engine: str
-    """`compiled`, `graph`, `hooks` or `reference`."""
+    """`compiled`, `fused`, `graph`, `hooks` or `reference`."""
     device: torch.device
     notes: tuple[str, ...]
     """What the user should be told, one line each."""
@@ -122,14 +125,15 @@ class Capture:
     @property
     def concurrent(self) -> bool:
         """Whether several threads may call this at the same time; hooks would mix their calls."""
-        return self.engine == "graph"
+        return self.engine in ("fused", "graph")
 
     @property
     def weight_bytes(self) -> int:
         """Size of all parameters that a forward pass reads; 0 where the engine has no graph."""
-        if not isinstance(self.run, GraphEngine):
+        graph = graph_of(self.run)
+        if graph is None:
             return 0
-        return sum(p.numel() * p.element_size() for p in self.run.network.parameters())
+        return sum(p.numel() * p.element_size() for p in graph.network.parameters())
 
     def forward(self, inputs: torch.Tensor) -> list[torch.Tensor]:
         """Return the activations on the device, the image axis first."""
@@ -153,7 +157,7 @@ class Capture:
 def prepare(
     network: nn.Module,
     addresses: Sequence[Address],
-    make_input: Callable[[int], torch.Tensor],
+    make_input: MakeInput,
     *,
     device: torch.device,
     engine: EngineName = "auto",
@@ -173,7 +177,7 @@ def prepare(
     make_input : callable
         Returns inputs for a number of images, on any device.
     device : torch.device
-    engine : {"auto", "graph", "hooks", "reference"}
+    engine : {"auto", "fused", "graph", "hooks", "reference"}
         `reference` runs the full network under plain hooks, as it came.
 
     Raises
@@ -189,7 +193,7 @@ def prepare(
         seen = observe(network, few, dict.fromkeys(address.module for address in addresses))
         settled, notes = settle(addresses, seen)
         del seen
-        for name, channels_last, build in _candidates(network, settled):
+        for name, channels_last, build in _candidates(network, settled, device):
             if name != engine != "auto":
                 continue
             try:
@@ -223,18 +227,60 @@ def prepare(
     return Capture(captured, name, device, tuple(notes), channels_last, run)
 
 
+def in_precision(capture: Capture, precision: Precision, make_input: MakeInput) -> Capture:
+    """Return a float32 capture in another arithmetic.
+
+    Fused convolutions are made anew for it. They are used only where they stay within the bound
+    of the precision on noise; else the graph runs as it is, under autocast.
+
+    Parameters
+    ----------
+    capture : Capture
+        From `prepare`.
+    precision : Precision
+        One that the device has, see `check_precision`.
+    make_input : callable
+        As for `prepare`.
+    """
+    changed = replace(capture, precision=precision)
+    dtype = autocast_dtype(precision)
+    if not isinstance(capture.run, FusedEngine) or dtype is None:
+        return changed
+    graph, inputs = capture.run.graph, make_input(FEW)
+    with torch.inference_mode(), arithmetic("float32", capture.device):
+        expected = capture.forward(inputs)
+    for onednn in (True, False) if has_onednn(capture.device) else (False,):
+        try:
+            with torch.inference_mode(False):
+                fused = replace(changed, run=FusedEngine(graph, dtype, onednn=onednn))
+            with torch.inference_mode(), arithmetic(precision, capture.device):
+                outputs = fused.forward(inputs)
+        except RuntimeError as error:  # a processor may lack the instructions
+            log.info("no fused convolutions in %s: %s", precision, error)
+            continue
+        worst = max(deviation(a.float(), b) for a, b in zip(outputs, expected, strict=True))
+        log.info("fused convolutions in %s deviate by %.1e", precision, worst)
+        if worst <= BOUNDS[precision]:
+            return fused
+    graph.network.to(memory_format=torch.channels_last)
+    return replace(changed, engine="graph", run=graph)
+
+
 Settled = list[tuple[Captured, torch.Tensor]]
 
 
 def _candidates(
-    network: nn.Module, settled: Settled
+    network: nn.Module, settled: Settled, device: torch.device
 ) -> Iterator[tuple[EngineName, bool, Callable[[], Engine]]]:
     """Yield (name, whether channels-last, how to build it) of the engines, fastest first.
 
-    A network with ``view`` in its forward may fail on channels-last input: each engine is also
+    A network with ``view`` in its forward may fail on channels-last input: the graph is also
     offered with the plain layout.
     """
     targets = [captured.target for captured, _ in settled]
+
+    def fused(onednn: bool) -> Engine:
+        return FusedEngine(GraphEngine(network, targets), torch.float32, onednn=onednn)
 
     def graph(layout: torch.memory_format) -> Engine:
         pruned = GraphEngine(network, targets)
@@ -247,6 +293,9 @@ def _candidates(
     def reference() -> Engine:
         return HookEngine(network, targets, stop_early=False)
 
+    if has_onednn(device):
+        yield "fused", True, lambda: fused(True)
+    yield "fused", True, lambda: fused(False)
     yield "graph", True, lambda: graph(torch.channels_last)
     yield "graph", False, lambda: graph(torch.contiguous_format)
     yield "hooks", False, hooks

@@ -3,7 +3,7 @@
 The network is traced with torch.fx, the graph is cut down to what the targets need, and the cut
 graph runs in place of the network. In-place operations make 'need' more than what arguments say:
 ``relu_(x)`` whose result nobody reads still changes what later readers of ``x`` see. So memory
-that nodes may share is followed (`_shared_memory`), an in-place operation is kept as long as
+that nodes may share is followed (`shared_memory`), an in-place operation is kept as long as
 something that is kept reads that memory after it, and a target that would be overwritten later is
 copied first.
 """
@@ -22,7 +22,14 @@ from torch.nn import functional
 from ..path_grammar import OUTPUT
 from .hooks import Target
 
-__all__ = ["GraphEngine", "NotTraceableError", "pruned_graph"]
+__all__ = [
+    "GraphEngine",
+    "NotTraceableError",
+    "pruned_graph",
+    "returns_fresh_memory",
+    "shared_memory",
+    "written",
+]
 
 
 class NotTraceableError(Exception):
@@ -131,7 +138,7 @@ def _node(value: fx.Proxy | fx.Node) -> fx.Node:
 
 def _keep_only_needed(network: nn.Module, graph: fx.Graph, wanted: Sequence[fx.Node]) -> None:
     """Erase all nodes that cannot affect the wanted ones; copy those that would be overwritten."""
-    memory = _shared_memory(network, graph)
+    memory = shared_memory(network, graph)
     (end,) = (node for node in graph.nodes if node.op == "output")
     needed = set(wanted)
     read_later: set[fx.Node] = set()  # memory that kept nodes read further down
@@ -139,7 +146,7 @@ def _keep_only_needed(network: nn.Module, graph: fx.Graph, wanted: Sequence[fx.N
     for node in reversed(graph.nodes):
         if node is end:
             continue
-        writes = {memory[source] for source in _written(network, node)}
+        writes = {memory[source] for source in written(network, node)}
         if node not in needed and not (writes & read_later) and node.op != "placeholder":
             graph.erase_node(node)
             continue
@@ -156,7 +163,7 @@ def _copy_for_output(graph: fx.Graph, node: fx.Node, end: fx.Node) -> None:
     end.replace_input_with(node, copy)
 
 
-def _shared_memory(network: nn.Module, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+def shared_memory(network: nn.Module, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     """Map each node to a representative of all nodes that may share memory with it.
 
     Only operations known to return fresh memory separate; views, in-place operations, dropout
@@ -172,7 +179,7 @@ def _shared_memory(network: nn.Module, graph: fx.Graph) -> dict[fx.Node, fx.Node
     attributes: dict[Any, fx.Node] = {}
     for node in graph.nodes:
         parent[node] = attributes.setdefault(node.target, node) if node.op == "get_attr" else node
-        if not _returns_fresh_memory(network, node):
+        if not returns_fresh_memory(network, node):
             for source in node.all_input_nodes:
                 parent[root(source)] = root(node)
     return {node: root(node) for node in graph.nodes}
@@ -206,8 +213,9 @@ _WRITING_OPERATORS = {
 }
 
 
-def _returns_fresh_memory(network: nn.Module, node: fx.Node) -> bool:
-    if _written(network, node):
+def returns_fresh_memory(network: nn.Module, node: fx.Node) -> bool:
+    """Tell whether what a node returns is known to share memory with none of its inputs."""
+    if written(network, node):
         return False
     if node.op == "call_module":
         return isinstance(network.get_submodule(str(node.target)), _FRESH_MODULES)
@@ -216,7 +224,7 @@ def _returns_fresh_memory(network: nn.Module, node: fx.Node) -> bool:
     return node.op in ("placeholder", "get_attr")
 
 
-def _written(network: nn.Module, node: fx.Node) -> list[fx.Node]:
+def written(network: nn.Module, node: fx.Node) -> list[fx.Node]:
     """Return the inputs that a node may write to; all of them where it is not known which."""
     if node.op == "call_module":
         writes = bool(getattr(network.get_submodule(str(node.target)), "inplace", False))

@@ -141,7 +141,8 @@ EngineOption = Annotated[
     typer.Option(
         "--engine",
         metavar="NAME",
-        help="auto, graph (pruned), hooks (early stop) or reference (plain hooks, full network).",
+        help="auto, fused, graph (pruned), hooks (early stop) or reference (plain hooks, full "
+        "network).",
         rich_help_panel=_RUN,
     ),
 ]

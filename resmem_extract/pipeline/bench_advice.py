@@ -71,7 +71,7 @@ def _faster_forward(job: BenchJob) -> Iterator[str]:
 
 
 def _faster_precisions(job: BenchJob) -> Iterator[str]:
-    from ..capture import check_precision
+    from ..capture import check_precision, in_precision
 
     device = job.capture.device
     if job.capture.engine == "compiled":  # compiled for float32; trying would compile again
@@ -85,8 +85,9 @@ def _faster_precisions(job: BenchJob) -> Iterator[str]:
             check_precision(precision, device)
         except RequestError:
             continue
-        job.forward_seconds(inputs, precision)
-        gain = usual / job.forward_seconds(inputs, precision)
+        capture = in_precision(job.capture, precision, job.model.noise())
+        job.forward_seconds(inputs, capture)
+        gain = usual / job.forward_seconds(inputs, capture)
         if gain > _GAIN_WORTH_NAMING:
             yield (
                 f"--precision {precision}: forward {gain:.1f} times as fast, tried here; see "

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from ..config import ExtractOptions
 from ..decoding import LoadedImage, load_images
 from ..images import StimulusSet
 from ..store import StoreWriter
-from ..types import ActivationSpec, Precision
+from ..types import ActivationSpec
 from .background import background, in_order
 from .plan import Plan, cores
 from .run import Tell, batches, runner
@@ -124,12 +124,12 @@ class BenchJob:
         )
 
     def forward_seconds(
-        self, inputs: Sequence[torch.Tensor], precision: Precision | None = None
+        self, inputs: Sequence[torch.Tensor], capture: Capture | None = None
     ) -> float:
         """Return the time that inputs take through the network, as the plan has it."""
         from ..capture import threads_for_each_batch
 
-        capture = replace(self.capture, precision=precision or self.capture.precision)
+        capture = capture or self.capture
 
         def run(batch: torch.Tensor) -> None:
             capture(batch, self.asked.reduction)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..cache import cache_dir, recall, remember
 from ..config import RunOptions
+from .background import in_order
 from .plan import Plan, choose_plan
 from .run import Tell
 
@@ -17,13 +19,25 @@ if TYPE_CHECKING:
 __all__ = ["compiled_if_worthwhile", "should_compile"]
 
 _FEW_IMAGES = 500
-"""Below this nothing pays: compiling takes many seconds, and so does finding out."""
-_SPEEDUP = {("cpu", "float32"): 1.1, ("cpu", "bfloat16"): 1.8, ("cpu", "float16"): 1.5}
-"""Rate of a compiled graph over that of the graph in streams; `benchmarks/threads.py`."""
-_SPEEDUP_ELSEWHERE = 1.3
+"""Below this compiling does not pay, and finding out takes too long, where nothing is known."""
+_GAIN = {"cpu": 1.1}
+_GAIN_ELSEWHERE = 1.3
+"""Rate of compiled code over that of the graph, as long as it has not been measured."""
+_MOSTLY_FUSED = 0.8
+"""Share of fused convolutions from which on compiled code is not expected to gain anything."""
 _COLD_SECONDS, _COLD_SECONDS_A_NODE = 10.0, 0.2
-_WARM_SHARE = 0.25
+_WARM_SHARE = 0.5
 """Of the time of a first compilation, what a later one takes that finds its code in the cache."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is remembered of compiling a capture."""
+
+    seconds: float
+    """That it takes, with the code in the cache."""
+    seconds_per_image: float
+    """Of the compiled code."""
 
 
 def should_compile(
@@ -66,10 +80,14 @@ def compiled_if_worthwhile(
         tell(f"not compiled: {error}")
         return capture, plan
     seconds = time.perf_counter() - started
-    known = recall(_key(model, capture, compiled_plan)) is not None
-    remember(
-        _key(model, capture, compiled_plan), f"{seconds if known else _WARM_SHARE * seconds:.1f}"
-    )
+    key = _key(model, capture, compiled_plan)
+    known = _recall(key)
+    if known is None:
+        per_image = _seconds_per_image(model, compiled, compiled_plan, n_batches=1)
+        known = _Known(_WARM_SHARE * seconds, per_image)
+    else:
+        known = replace(known, seconds=seconds)
+    _remember(key, known)
     tell(f"compiled in {seconds:.1f} s")
     return compiled, compiled_plan
 
@@ -78,43 +96,73 @@ def _why_not(
     model: Model, capture: Capture, plan: Plan, asked: RunOptions, n_images: int
 ) -> str | None:
     """Return None if the run is to be compiled, else why not; empty where nobody would ask."""
+    if asked.compile == "off":
+        return ""
+    known = _recall(_key(model, capture, choose_plan(capture, asked, compiled=True)))
+    if asked.compile == "auto" and n_images < _FEW_IMAGES and not known:
+        return ""
     from ..capture import why_not_compile
 
-    if asked.compile == "off" or (asked.compile == "auto" and n_images < _FEW_IMAGES):
-        return ""
     impossible = why_not_compile(capture)
     if asked.compile == "on" or impossible:
         return impossible
-    images_seconds = n_images * _seconds_per_image(model, capture, plan)
-    speedup = _SPEEDUP.get((capture.device.type, capture.precision), _SPEEDUP_ELSEWHERE)
-    saved = images_seconds * (1 - 1 / speedup)
-    cost = _compile_seconds(model, capture, choose_plan(capture, asked, compiled=True))
+    if not known and _is_mostly_fused(capture):
+        return "compiled code is no faster than fused convolutions"
+    per_image = _seconds_per_image(model, capture, plan, n_batches=2 * plan.streams)
+    if known:
+        cost, compiled_per_image = known.seconds, known.seconds_per_image
+    else:
+        gain = _GAIN.get(capture.device.type, _GAIN_ELSEWHERE)
+        cost, compiled_per_image = _cold_seconds(capture), per_image / gain
+    saved = n_images * (per_image - compiled_per_image)
     if saved > cost:
         return None
     return (
-        f"it would save about {saved:.0f} s of {images_seconds:.0f} s, and take about {cost:.0f} s "
-        "(--compile on does it)"
+        f"it would save about {max(saved, 0.0):.0f} s of {n_images * per_image:.0f} s, and take "
+        f"about {cost:.0f} s (--compile on does it)"
     )
 
 
-def _seconds_per_image(model: Model, capture: Capture, plan: Plan) -> float:
-    """Time one batch, after one to warm up, and share it among the streams."""
+def _is_mostly_fused(capture: Capture) -> bool:
+    """Tell whether little is left on a processor that compiling could do better."""
+    from ..capture import FusedEngine
+
+    run = capture.run
+    on_cpu = capture.device.type == "cpu"
+    return on_cpu and isinstance(run, FusedEngine) and run.share >= _MOSTLY_FUSED
+
+
+def _seconds_per_image(model: Model, capture: Capture, plan: Plan, n_batches: int) -> float:
+    """Send some batches through a capture that has run before, as the plan has it."""
     from ..capture import threads_for_each_batch
 
-    inputs = model.noise()(plan.batch_size)
+    batch = model.noise()(plan.batch_size)
+    started = time.perf_counter()
     with threads_for_each_batch(plan.threads):
-        capture(inputs)
-        started = time.perf_counter()
-        capture(inputs)
-        return (time.perf_counter() - started) / plan.batch_size / plan.streams
+        for _ in in_order(capture, [batch] * n_batches, plan.streams):
+            pass
+    return (time.perf_counter() - started) / (n_batches * plan.batch_size)
 
 
-def _compile_seconds(model: Model, capture: Capture, plan: Plan) -> float:
-    known = recall(_key(model, capture, plan))
-    if known is not None:
-        return float(known)
-    nodes = len(capture.run.network.graph.nodes)  # type: ignore[attr-defined]
+def _cold_seconds(capture: Capture) -> float:
+    """Estimate what a first compilation takes."""
+    from ..capture import graph_of
+
+    graph = graph_of(capture.run)
+    nodes = len(graph.network.graph.nodes) if graph else 0
     return _COLD_SECONDS + _COLD_SECONDS_A_NODE * nodes
+
+
+def _recall(key: str) -> _Known | None:
+    text = recall(key)
+    try:
+        return _Known(*map(float, (text or "").split()))
+    except (TypeError, ValueError):  # nothing, or what an older version remembered
+        return None
+
+
+def _remember(key: str, known: _Known) -> None:
+    remember(key, f"{known.seconds:.1f} {known.seconds_per_image:.6f}")
 
 
 def _key(model: Model, capture: Capture, plan: Plan) -> str:

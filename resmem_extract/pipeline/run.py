@@ -120,7 +120,7 @@ def refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:
 
 def prepare_capture(model: Model, modules: Sequence[str], asked: RunOptions, tell: Tell) -> Capture:
     """Make a model ready to give the activations of modules."""
-    from ..capture import check_precision, pick_device, prepare, split_devices
+    from ..capture import check_precision, in_precision, pick_device, prepare, split_devices
 
     if not isinstance(modules, Iterable) or not all(isinstance(text, str) for text in modules):
         raise RequestError(f"modules: expected paths such as 'features.5.4', got {modules!r}")
@@ -129,10 +129,11 @@ def prepare_capture(model: Model, modules: Sequence[str], asked: RunOptions, tel
         raise RequestError("no module was asked for; name at least one, such as features.5.4")
     device = pick_device(split_devices(asked.device)[0])
     check_precision(asked.precision, device)
-    capture = prepare(model.network, addresses, model.noise(), device=device, engine=asked.engine)
+    noise = model.noise()
+    capture = prepare(model.network, addresses, noise, device=device, engine=asked.engine)
     for note in capture.notes:
         tell(note)
-    return replace(capture, precision=asked.precision)
+    return in_precision(capture, asked.precision, noise)
 
 
 @dataclass(frozen=True)

@@ -70,14 +70,14 @@ def traceable() -> nn.Module:
     return nn.Sequential(convolution(), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(144, 2))
 
 
-@pytest.mark.parametrize("engine", ["auto", "graph", "hooks", "reference"])
+@pytest.mark.parametrize("engine", ["auto", "fused", "graph", "hooks", "reference"])
 def test_engines_agree(engine: str) -> None:
     torch.manual_seed(0)
     network = traceable().eval()
     expected = plain_hooks(network, images(5))
     capture = capture_of(network, "**", engine=engine)
-    assert capture.engine == ("graph" if engine == "auto" else engine)
-    assert capture.channels_last == (capture.engine == "graph")
+    assert capture.engine == ("fused" if engine == "auto" else engine)
+    assert capture.channels_last == (capture.engine in ("fused", "graph"))
     found = capture(images(5))
     assert list(found) == ["0", "0.0", "0.1", "1", "2", "3", "output"]
     for captured in capture.captured:
@@ -138,7 +138,7 @@ def test_network_that_writes_on_its_input() -> None:
     stack = images(8)
     before = stack.clone()
     capture = capture_of(network, "0", "1", make_input=lambda n: stack[:n])
-    assert (capture.engine, capture.notes) == ("graph", ())
+    assert (capture.engine, capture.notes) == ("fused", ())
     found = capture(stack)
     assert torch.equal(stack, before)
     assert np.array_equal(found["0"], before.clamp(min=0).numpy())
@@ -153,7 +153,7 @@ def test_result_does_not_share_memory_with_the_input(engine: str) -> None:
     assert np.array_equal(found, images(2).numpy())
 
 
-@pytest.mark.parametrize("engine", ["graph", "hooks", "reference"])
+@pytest.mark.parametrize("engine", ["fused", "graph", "hooks", "reference"])
 def test_network_can_still_be_trained_afterwards(engine: str) -> None:
     torch.manual_seed(0)
     network = traceable()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from small_networks import convolution, images
 from torch import nn
 
-from resmem_extract.capture import BOUNDS, check_precision, prepare
+from resmem_extract.capture import BOUNDS, check_precision, in_precision, prepare
 from resmem_extract.capture.device import arithmetic
 from resmem_extract.errors import OverflowInDtypeError, RequestError
 from resmem_extract.module_path import ModulePaths
@@ -49,8 +47,8 @@ def expected(capture, inputs) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_each_stays_within_its_bound(capture, inputs, expected, precision) -> None:
-    found = replace(capture, precision=precision)(inputs)
+def test_each_stays_within_its_bound(capture, inputs, expected, resmem_model, precision) -> None:
+    found = in_precision(capture, precision, resmem_model.noise())(inputs)
     for path, b in expected.items():
         assert found[path].dtype == np.float32  # the store's dtype is another matter
         deviation = float(np.abs(found[path] - b).max() / np.abs(b).max())
@@ -86,10 +84,11 @@ def test_overflow_in_float16_names_the_module() -> None:
     torch.manual_seed(0)
     network = Large()
     addresses = list(ModulePaths(network).resolve("large"))
-    capture = replace(prepare(network, addresses, images, device=CPU), precision="float16")
+    usual = prepare(network, addresses, images, device=CPU)
+    capture = in_precision(usual, "float16", images)
     with pytest.raises(OverflowInDtypeError, match=r"^large: .* --precision bfloat16 or float32"):
         capture(images(2))
-    assert np.isfinite(replace(capture, precision="bfloat16")(images(2))["large"]).all()
+    assert np.isfinite(in_precision(usual, "bfloat16", images)(images(2))["large"]).all()
 
 
 def state() -> tuple[bool, bool, bool]:

@@ -108,7 +108,7 @@ def test_activations_equal_pypi_resmem_in_one_pass(resmem_model, ours, oracle, e
         device=torch.device("cpu"),
         engine=engine,
     )
-    assert capture.engine == ("graph" if engine == "auto" else engine)
+    assert capture.engine == ("fused" if engine == "auto" else engine)
     assert capture.notes == ()
     found = capture(ours)
     by_request = {name: c.path for c in capture.captured for name in (c.requested, *c.links)}
@@ -134,7 +134,7 @@ def test_activations_equal_pypi_resmem_alone(resmem_model, ours, oracle, text: s
         device=torch.device("cpu"),
     )
     (found,) = capture(ours).values()
-    assert (capture.engine, capture.channels_last) == ("graph", True)
+    assert (capture.engine, capture.channels_last) == ("fused", True)
     assert deviation(torch.from_numpy(found), oracle[TARGETS[text]]) <= 1e-5
 
 

@@ -29,7 +29,7 @@ def test_all_stages_are_measured(tmp_path, photos, resmem) -> None:
     assert [stage.name for stage in result.stages] == ["decode", "transform", "forward", "write"]
     assert all(s.core_ms > 0 and s.images_per_second > 0 for s in result.stages)
     assert (result.model, result.modules, result.images) == ("resmem", ("conv1",), 7)
-    assert (result.engine, result.precision, result.device) == ("graph", "float32", "cpu")
+    assert (result.engine, result.precision, result.device) == ("fused", "float32", "cpu")
     assert result.bytes_per_image == 4 * 48 * 55 * 55
     assert result.ratio == result.measured / result.bound > 0
     assert result.binds in {"decode", "forward", "write"}

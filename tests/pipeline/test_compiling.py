@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,9 +59,16 @@ def decide(model: rx.Model, n_images: int, **options):
 
 def test_few_images_are_not_compiled_and_nothing_is_said(small, compilations, monkeypatch) -> None:
     monkeypatch.setattr(compiling, "_seconds_per_image", lambda *_: pytest.fail("was timed"))
-    assert decide(small, 499)[::2] == ("graph", [])
-    assert decide(small, 10**6, compile="off")[::2] == ("graph", [])
+    assert decide(small, 499)[::2] == ("fused", [])
+    assert decide(small, 10**6, compile="off")[::2] == ("fused", [])
     assert compilations == []
+
+
+def timed(monkeypatch, **seconds: float) -> None:
+    """Have engines take so many seconds an image."""
+    monkeypatch.setattr(
+        compiling, "_seconds_per_image", lambda _m, capture, _p, n_batches: seconds[capture.engine]
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,9 +78,9 @@ def test_few_images_are_not_compiled_and_nothing_is_said(small, compilations, mo
 def test_auto_weighs_gain_against_cost(
     small, compilations, monkeypatch, seconds_per_image: float, n_images: int, engine: str
 ) -> None:
-    monkeypatch.setattr(compiling, "_seconds_per_image", lambda *_: seconds_per_image)
-    monkeypatch.setattr(compiling, "_compile_seconds", lambda *_: 30.0)
-    found, plan, told = decide(small, n_images)
+    timed(monkeypatch, graph=seconds_per_image, compiled=seconds_per_image)
+    monkeypatch.setattr(compiling, "_cold_seconds", lambda _: 30.0)
+    found, plan, told = decide(small, n_images, engine="graph")
     assert found == engine
     if engine == "compiled":
         assert compilations == [plan.batch_size]
@@ -83,11 +91,27 @@ def test_auto_weighs_gain_against_cost(
         assert told[-1].endswith("take about 30 s (--compile on does it)")
 
 
-def test_a_larger_gain_pays_earlier(small, compilations, monkeypatch) -> None:
-    monkeypatch.setattr(compiling, "_seconds_per_image", lambda *_: 0.05)
-    monkeypatch.setattr(compiling, "_compile_seconds", lambda *_: 20.0)
-    assert decide(small, 1_000)[0] == "graph"
-    assert decide(small, 1_000, precision="bfloat16")[0] == "compiled"
+def test_fused_convolutions_are_not_compiled_unasked(small, compilations, monkeypatch) -> None:
+    monkeypatch.setattr(compiling, "_seconds_per_image", lambda *_: pytest.fail("was timed"))
+    assert decide(small, 10**6)[::2] == (
+        "fused",
+        ["not compiled: compiled code is no faster than fused convolutions"],
+    )
+    assert compilations == []
+
+
+@pytest.mark.parametrize(
+    ("compiled", "n_images", "engine"),
+    [(0.04, 499, "compiled"), (0.05, 499, "graph"), (0.06, 10**6, "graph")],
+)
+def test_auto_goes_by_what_was_measured_before(
+    small, compilations, monkeypatch, compiled: float, n_images: int, engine: str
+) -> None:
+    timed(monkeypatch, graph=0.05, compiled=compiled)
+    decide(small, 1, compile="on", engine="graph")  # the stand-in takes no time
+    assert decide(small, n_images, engine="graph")[0] == engine
+    if n_images < 500:  # other batches are other code, of which nothing is known
+        assert decide(small, n_images, engine="graph", batch_size=3)[2] == []
 
 
 def test_on_compiles_even_one_image(small, compilations) -> None:
@@ -97,9 +121,9 @@ def test_on_compiles_even_one_image(small, compilations) -> None:
 
 def test_what_cannot_be_compiled_is_said(small, monkeypatch) -> None:
     monkeypatch.setattr(capture_package, "why_not_compile", lambda _capture: "no g++")
-    assert decide(small, 1, compile="on")[::2] == ("graph", ["not compiled: no g++"])
-    assert decide(small, 500)[::2] == ("graph", ["not compiled: no g++"])
-    assert decide(small, 499)[::2] == ("graph", [])
+    assert decide(small, 1, compile="on")[::2] == ("fused", ["not compiled: no g++"])
+    assert decide(small, 500)[::2] == ("fused", ["not compiled: no g++"])
+    assert decide(small, 499)[::2] == ("fused", [])
 
 
 def test_a_failure_falls_back_with_one_line(small, compilations, monkeypatch) -> None:
@@ -108,24 +132,32 @@ def test_a_failure_falls_back_with_one_line(small, compilations, monkeypatch) ->
 
     monkeypatch.setattr(capture_package, "compile_capture", fails)
     engine, plan, told = decide(small, 1, compile="on")
-    assert (engine, told) == ("graph", ["not compiled: g++ broke"])
+    assert (engine, told) == ("fused", ["not compiled: g++ broke"])
     assert plan == decide(small, 1, compile="off")[1]
 
 
-def test_the_time_it_took_is_recalled(small, compilations) -> None:
+def test_what_it_took_is_recalled(small, compilations, monkeypatch) -> None:
+    seconds = iter((0.0, 20.0, 100.0, 107.0))
+    monkeypatch.setattr(compiling, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    timed(monkeypatch, fused=0.05, compiled=0.04)
     asked = RunOptions(device="cpu", compile="on")
     capture = prepare_capture(small, ["1"], asked, Told())
-    plan = compiling.choose_plan(capture, asked, compiled=True)
-    unknown = compiling._compile_seconds(small, capture, plan)
-    assert unknown > compiling._COLD_SECONDS
-    decide(small, 1, compile="on")
-    assert compiling._compile_seconds(small, capture, plan) < 1  # the stand-in takes no time
-    other = replace(plan, batch_size=plan.batch_size + 1)
-    assert compiling._compile_seconds(small, capture, other) == unknown
+    key = compiling._key(small, capture, compiling.choose_plan(capture, asked, compiled=True))
+    assert compiling._recall(key) is None
+    assert decide(small, 1, compile="on")[2] == ["compiled in 20.0 s"]
+    assert compiling._recall(key) == compiling._Known(20.0 * compiling._WARM_SHARE, 0.04)
+    timed(monkeypatch, fused=0.05, compiled=float("nan"))  # is not timed again
+    assert decide(small, 1, compile="on")[2] == ["compiled in 7.0 s"]
+    assert compiling._recall(key) == compiling._Known(7.0, 0.04)
+
+
+def test_what_an_older_version_remembered_is_not_taken(small) -> None:
+    compiling.remember("key", "12.3")
+    assert compiling._recall("key") is None
 
 
 def test_the_decision_is_in_the_provenance(tmp_path, photos, small, compilations) -> None:
-    for choice, engine in (("on", "compiled"), ("auto", "graph")):
+    for choice, engine in (("on", "compiled"), ("auto", "fused")):
         out = tmp_path / f"{choice}.h5"
         rx.extract(small, "1", photos, out=out, compile=choice, device="cpu", batch_size=2)
         with rx.open_store(out) as store:

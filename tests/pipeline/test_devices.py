@@ -265,7 +265,7 @@ def test_a_whole_extraction_on_two_devices(tmp_path, photos):
     given = {"images": photos, "batch_size": 2}
     summary = rx.extract("resmem", ["conv1"], out=tmp_path / "two.h5", device="cpu,cpu", **given)
     rx.extract("resmem", ["conv1"], out=tmp_path / "one.h5", device="cpu", threads=1, **given)
-    assert (summary.device, summary.engine, summary.images) == ("cpu,cpu", "graph", 11)
+    assert (summary.device, summary.engine, summary.images) == ("cpu,cpu", "fused", 11)
     with rx.open_store(tmp_path / "two.h5") as two, rx.open_store(tmp_path / "one.h5") as one:
         np.testing.assert_array_equal(two["conv1"][:], one["conv1"][:])
         assert two.image_ids.tolist() == one.image_ids.tolist()

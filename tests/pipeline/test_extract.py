@@ -52,7 +52,7 @@ def test_activations_are_those_of_the_pypi_package(tmp_path, photos, resmem, ora
     want = oracle(
         [photos / n for n in NAMES], "features.layer2.4", "conv1", "features.layer4.2.conv2"
     )
-    assert summary.engine == {"auto": "graph"}.get(engine, engine)
+    assert summary.engine == {"auto": "fused"}.get(engine, engine)
     with rx.open_store(out) as store:
         assert deviation(store["features.5.4"][:], want["features.layer2.4"]) < 1e-5
         assert deviation(store["conv1"][:], want["conv1"]) < 1e-5
