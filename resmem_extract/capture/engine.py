@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from .fused import FusedEngine, graph_of
 from .fused_conv import has_onednn
 from .graph import GraphEngine
 from .hooks import HookEngine
+from .lanes import lane_of_this_thread
 from .reduce import reduce
 
 __all__ = [
@@ -79,11 +82,12 @@ class Capture:
     """Of the arithmetic; what comes out is float32 all the same."""
     fallback: Capture | None = None
     """What to use for other batch sizes, where `run` takes one alone."""
+    _alone: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __call__(
         self, inputs: torch.Tensor, reduction: Reduction = NO_REDUCTION
     ) -> dict[str, npt.NDArray[Any]]:
-        """Return the activations of one batch by canonical path.
+        """Return the activations of one batch by canonical path; several threads may call this.
 
         On a GPU that runs out of memory the batch is halved until it fits.
 
@@ -105,11 +109,12 @@ class Capture:
             If activations are too large for a float16 arithmetic.
         """
         try:
-            with torch.inference_mode(), arithmetic(self.precision, self.device):
-                return {
-                    captured.path: self._to_numpy(captured, reduce(output, reduction))
-                    for captured, output in zip(self.captured, self.forward(inputs), strict=True)
-                }
+            lane = lane_of_this_thread(self.device)
+            with lane.entered(), torch.inference_mode(), arithmetic(self.precision, self.device):
+                outputs = zip(self.captured, self.forward(inputs), strict=True)
+                return lane.fetch(
+                    {c.path: self._as_stored(c, reduce(output, reduction)) for c, output in outputs}
+                )
         except torch.cuda.OutOfMemoryError as error:
             if len(inputs) == 1:
                 raise WorkError(
@@ -124,7 +129,7 @@ class Capture:
 
     @property
     def concurrent(self) -> bool:
-        """Whether several threads may call this at the same time; hooks would mix their calls."""
+        """Whether calls by several threads go side by side; hooks and compiled code take turns."""
         return self.engine in ("fused", "graph")
 
     @property
@@ -137,21 +142,22 @@ class Capture:
 
     def forward(self, inputs: torch.Tensor) -> list[torch.Tensor]:
         """Return the activations on the device, the image axis first."""
-        outputs = self.run(_to_device(inputs, self.device, self.channels_last))
+        with nullcontext() if self.concurrent else self._alone:
+            outputs = self.run(_to_device(inputs, self.device, self.channels_last))
         return [
             raw.movedim(captured.batch_axis, 0)
             for captured, raw in zip(self.captured, outputs, strict=True)
         ]
 
-    def _to_numpy(self, captured: Captured, batch: torch.Tensor) -> npt.NDArray[Any]:
-        """Return a tensor as a C-contiguous array, reduced precisions as float32."""
+    def _as_stored(self, captured: Captured, batch: torch.Tensor) -> torch.Tensor:
+        """Return a contiguous tensor, reduced precisions as float32."""
         if self.precision == "float16" and not batch.isfinite().all():
             raise OverflowInDtypeError(
                 f"{captured.path}: activations are too large for float16 arithmetic; "
                 "use --precision bfloat16 or float32"
             )
         dtype = torch.float32 if batch.dtype in (torch.bfloat16, torch.float16) else batch.dtype
-        return batch.to(dtype, memory_format=torch.contiguous_format).contiguous().cpu().numpy()
+        return batch.to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 
 def prepare(
@@ -307,4 +313,4 @@ def _to_device(
 ) -> torch.Tensor:
     """Return a copy on the device: a network may write on its input, or return it."""
     layout = torch.channels_last if channels_last and inputs.ndim == 4 else torch.contiguous_format
-    return inputs.to(device).clone(memory_format=layout)
+    return lane_of_this_thread(device).send(inputs).clone(memory_format=layout)

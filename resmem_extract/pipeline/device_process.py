@@ -141,8 +141,9 @@ def serve(device: str, threads: int, lanes: Sequence[socket.socket]) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent sees to it
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # One thread does all that has to do with networks: neither hooks nor compiled code bear two.
-    with suppress(EOFError, ConnectionError), ThreadPoolExecutor(1) as worker:
+    # On a processor one thread does all that has to do with networks, and has all its cores.
+    computing = 1 if device == "cpu" else len(lanes)
+    with suppress(EOFError, ConnectionError), ThreadPoolExecutor(computing) as worker:
         parcel = receive(lanes[0])
 
         def attempt(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "choose_plan", "choose_workers", "common_plan", "cores", "plan_for_devices"]
 
+_GPU_STREAMS = 2  # one batch is copied while another is computed
 _MOST_STREAMS = 8  # each holds the activations of a batch
 _MOST_WORKERS = 16
 _LARGE_WEIGHTS = 2**26
@@ -25,7 +26,8 @@ class Plan:
 
     On a processor, `streams` batches go through the network side by side, each with few threads:
     cores that work on different batches never wait for one another, as they do within each layer
-    of one batch. `benchmarks/threads.py` shows what that gives.
+    of one batch. `benchmarks/threads.py` shows what that gives. On a GPU, one of them is copied to
+    or from the device while another is computed.
     """
 
     batch_size: int
@@ -48,12 +50,14 @@ class Plan:
 def choose_plan(capture: Capture, asked: RunOptions, *, compiled: bool = False) -> Plan:
     """Choose from the machine what the user left open.
 
-    A compiled graph is run by one batch at a time: its code keeps Python's lock while it works.
+    On a processor a compiled graph is run by one batch at a time: its code keeps Python's lock
+    while it works.
     """
     available = cores()
     on_cpu = capture.device.type == "cpu"
-    streams = asked.streams or (min(available, _MOST_STREAMS) if on_cpu else 1)
-    if compiled or not capture.concurrent:
+    usual = {"cpu": min(available, _MOST_STREAMS), "cuda": _GPU_STREAMS}
+    streams = asked.streams or usual.get(capture.device.type, 1)
+    if on_cpu and (compiled or not capture.concurrent):
         streams = 1
     return Plan(
         batch_size=asked.batch_size or (_images_on_cpu(capture, streams) if on_cpu else 64),
