@@ -60,6 +60,20 @@ def test_no_network_library_is_imported(store, program, arguments):
     assert json.loads(done.stdout.splitlines()[-1]) == [expected, []]
 
 
+def test_an_eager_extraction_imports_no_more_of_torch_than_it_needs(tmp_path, photographs):
+    """torchvision would take longer to import than the rest; what compiles is for compiling."""
+    photographs[0].save(tmp_path / "a.png")
+    code = RUNNER.format(
+        root=str(Path(__file__).parents[1]),
+        arguments=["extract", "--module", "conv1", "--images", str(tmp_path / "a.png"),
+                   "--out", str(tmp_path / "f.h5"), "--device", "cpu", "--json"],
+        main="extract_main",
+        heavy=("torchvision", "torch._dynamo", "torch._inductor", *HEAVY[2:], "sympy", "torch"),
+    )  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, ["torch"]]
+
+
 def test_importing_the_package_costs_nothing():
     names = (*HEAVY, "numpy", "h5py")
     code = (
