@@ -200,14 +200,16 @@ def test_an_iterator_of_paths_is_a_list_of_paths(tmp_path):
         (iter([("a", STACK[0]), ("a", STACK[1])]), "two images have the id a"),
         (["a.jpg", STACK[0]], "images: expected a path, got ndarray"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_image(source, part):
     assert part in refusal(source)
 
 
 @pytest.mark.parametrize(
-    "source", [{"a": STACK[0]}, [("a", STACK[0])], iter([("a", STACK[0])])], ids=str
+    "source",
+    [{"a": STACK[0]}, [("a", STACK[0])], iter([("a", STACK[0])])],
+    ids=lambda value: type(value).__name__,
 )
 def test_ids_that_are_given_twice(source):
     assert "they come with ids, and ids are given too; leave one out" in refusal(source, ids=["b"])
