@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import h5py
@@ -12,22 +14,35 @@ import numpy.typing as npt
 
 from ..errors import WorkError, reason_of
 from .checksums import checksum, chunk_columns, chunk_grid
+from .kernel_copy import chunk_addresses
 
-__all__ = ["checked_blocks", "compute_checksums", "reading"]
+__all__ = ["StoredFeature", "checked_blocks", "compute_checksums", "reading"]
 
 
-def checked_blocks(
-    dataset: h5py.Dataset, rows: slice, checksums: npt.NDArray[np.uint64] | None
-) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-    """Walk through rows of a data set, one whole row-block of chunks at a time.
+@dataclass(frozen=True, eq=False)
+class StoredFeature:
+    """The activations of one module in a file that is open for reading."""
+
+    dataset: h5py.Dataset
+    checksums: npt.NDArray[np.uint64] | None
+    """Of all chunks, `[*chunk grid]`; None in a file without."""
+
+    @cached_property
+    def addresses(self) -> npt.NDArray[np.int64] | None:
+        """At which byte of the file each chunk begins; see `chunk_addresses`."""
+        return chunk_addresses(self.dataset)
+
+
+def checked_blocks(stored: StoredFeature, rows: slice) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+    """Walk through rows of a module, one whole row-block of chunks at a time.
+
+    Nothing is checked without checksums, or if another program has changed the data set's shape.
 
     Parameters
     ----------
-    dataset : h5py.Dataset
+    stored : StoredFeature
     rows : slice
         Consecutive rows; the first and the last block reach as far as their chunks do.
-    checksums : numpy.ndarray, `[*chunk grid]`, optional
-        Nothing is checked without, or if another program has changed the data set's shape.
 
     Yields
     ------
@@ -39,6 +54,7 @@ def checked_blocks(
     WorkError
         If the file cannot be read or is damaged.
     """
+    dataset, checksums = stored.dataset, stored.checksums
     chunks = dataset.chunks or dataset.shape
     step = max(chunks[0], 1)
     columns = chunk_columns(dataset.shape[1:], chunks[1:])
@@ -69,7 +85,7 @@ def compute_checksums(dataset: h5py.Dataset) -> npt.NDArray[np.uint64]:
     columns = chunk_columns(dataset.shape[1:], chunks[1:])
     values = [
         checksum(block[(slice(None), *column)])
-        for _, block in checked_blocks(dataset, slice(0, len(dataset)), None)
+        for _, block in checked_blocks(StoredFeature(dataset, None), slice(0, len(dataset)))
         for column in columns
     ]
     return np.array(values, np.uint64).reshape(chunk_grid(dataset.shape, chunks))

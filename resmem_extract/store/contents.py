@@ -15,11 +15,10 @@ import numpy.typing as npt
 from ..errors import ResmemExtractError, WorkError, reason_of
 from ..types import ActivationSpec
 from .checked import compute_checksums
-from .checksums import metadata_checksums, read_checksums, read_metadata_checksums
+from .checksums import metadata_checksums, read_metadata_checksums
 from .handle import UNREADABLE
 from .layout import Layout, layout_of
 from .reader import Store, open_store
-from .schema import feature_name
 
 __all__ = ["Contents", "read_contents"]
 
@@ -89,8 +88,7 @@ def _read(store: Store) -> Contents:
         path=store.path,
         specs=store.specs,
         layouts={
-            module: layout_of(store.handle.dataset(feature_name(module)))
-            for module in store.modules
+            module: layout_of(store.handle.stored(module).dataset) for module in store.modules
         },
         ids=tuple(store.image_ids.tolist()),
         sha256s=tuple(store.sha256.tolist()),
@@ -115,8 +113,9 @@ def _digest(store: Store, metadata: Mapping[str, str]) -> str:
     """Return the SHA-256 over all checksums; without any, activations are read to make them."""
     sha256 = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for module in sorted(store.modules):
-        values = read_checksums(store.handle.file, module)
+        stored = store.handle.stored(module)
+        values = stored.checksums
         if values is None:
-            values = compute_checksums(store.handle.dataset(feature_name(module)))
+            values = compute_checksums(stored.dataset)
         sha256.update(np.ascontiguousarray(values, "<u8").tobytes())
     return sha256.hexdigest()

@@ -17,12 +17,10 @@ from ..errors import RequestError, WorkError, given_path, nearest, reason_of
 from ..partial_files import make_folders, partial_name, remove_stale, removed_on_failure
 from ..types import Progress
 from .checked import checked_blocks
-from .checksums import read_checksums
 from .export_formats import Blocks, Source, import_zarr, write_mat, write_npy, write_zarr
 from .file_names import file_name
 from .gather import Tally
 from .reader import Store, open_store
-from .schema import feature_name
 from .space import check_free_space
 
 __all__ = ["ExportFormat", "Exported", "export_store"]
@@ -149,9 +147,7 @@ def _writers(
 
 def _blocks(store: Store, module: str, told: Tally) -> Blocks:
     """Walk through a module in row-blocks, each held against its checksums."""
-    dataset = store.handle.dataset(feature_name(module))
-    checksums = read_checksums(store.handle.file, module)
-    for rows, block in checked_blocks(dataset, slice(0, len(store)), checksums):
+    for rows, block in checked_blocks(store.handle.stored(module), slice(0, len(store))):
         yield rows, block
         told(block.nbytes)
 

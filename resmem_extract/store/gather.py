@@ -10,9 +10,7 @@ import numpy.typing as npt
 
 from ..types import Progress
 from .checked import checked_blocks, reading
-from .checksums import read_checksums
 from .reader import Store
-from .schema import feature_name
 from .writer import StoreWriter
 
 __all__ = ["Tally", "append_gathered", "check_activations", "read_rows"]
@@ -49,9 +47,7 @@ def check_activations(store: Store, told: Told | None = None) -> None:
         If the store cannot be read or is damaged.
     """
     for module in store.modules:
-        dataset = store.handle.dataset(feature_name(module))
-        checksums = read_checksums(store.handle.file, module)
-        for _, block in checked_blocks(dataset, slice(0, len(store)), checksums):
+        for _, block in checked_blocks(store.handle.stored(module), slice(0, len(store))):
             if told:
                 told(block.nbytes)
 
@@ -65,7 +61,7 @@ def read_rows(store: Store, module: str, rows: npt.NDArray[np.intp]) -> npt.NDAr
         If they cannot be read.
     """
     array = store[module]
-    with reading(store.handle.dataset(feature_name(module))):
+    with reading(store.handle.stored(module).dataset):
         block: npt.NDArray[Any] = array[rows]
         return block
 

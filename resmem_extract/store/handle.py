@@ -10,7 +10,9 @@ from typing import Any
 import h5py
 
 from ..errors import DamagedStoreError, IncompleteStoreError, StoreError, reason_of
-from .schema import FORMAT, FORMAT_VERSION, load_filter
+from .checked import StoredFeature
+from .checksums import read_checksums
+from .schema import FORMAT, FORMAT_VERSION, feature_name, load_filter
 
 __all__ = ["UNREADABLE", "Handle", "open_file"]
 
@@ -108,6 +110,7 @@ class Handle:
         self._pid = os.getpid()
         self._file: h5py.File | None = None
         self._datasets: dict[str, h5py.Dataset] = {}
+        self._stored: dict[str, StoredFeature] = {}
 
     @property
     def file(self) -> h5py.File:
@@ -135,6 +138,14 @@ class Handle:
         if name not in self._datasets:
             self._datasets[name] = _open_dataset(file, name)
         return self._datasets[name]
+
+    def stored(self, module: str) -> StoredFeature:
+        """Return the activations of a module, by canonical path, with their checksums."""
+        file = self.file
+        if module not in self._stored:
+            dataset = self.dataset(feature_name(module))
+            self._stored[module] = StoredFeature(dataset, read_checksums(file, module))
+        return self._stored[module]
 
     def close(self) -> None:
         """Close the file in this process; using the handle again is an error."""

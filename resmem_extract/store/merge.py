@@ -221,8 +221,15 @@ def _bytes_to_do(merger: Merger, already: bool, delete: bool) -> int:
 def _write(merger: Merger, target: Path, told: Tally) -> None:
     contents = merger.contents
     specs = list(contents.specs.values())
-    with StoreWriter(target, specs, len(contents.ids), layouts=contents.layouts) as writer:
-        if not _is_sequence(merger):
+    as_they_lie = _is_sequence(merger)
+    with StoreWriter(
+        target,
+        specs,
+        len(contents.ids),
+        layouts=contents.layouts,
+        preallocate=as_they_lie,
+    ) as writer:
+        if not as_they_lie:
             _gather(writer, merger, told)
         elif merger.side_by_side:
             with ExitStack() as opened:

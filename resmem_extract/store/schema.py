@@ -142,17 +142,25 @@ def create_feature(
     n_images: int,
     chunks: tuple[int, ...],
     compression: str | None = None,
+    *,
+    preallocate: bool = False,
 ) -> h5py.Dataset:
     """Create the empty data set of one module, its attributes and its links.
 
-    Its first axis may grow, so that a file can also be extended with plain h5py.
+    Its first axis may grow, so that a file can also be extended with plain h5py. With
+    `preallocate` every chunk has its place in the file before anything is written.
     """
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    if preallocate:  # and zeros, which HDF5 would write there first, are not written
+        properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     dataset = features.create_dataset(
         object_name(spec.path),
         shape=(n_images, *spec.shape),
         maxshape=(None, *spec.shape),
         dtype=np.dtype(spec.dtype).newbyteorder("<"),
         chunks=chunks,
+        dcpl=properties,
         **compression_arguments(compression),
     )
     write_spec(dataset, spec)

@@ -229,6 +229,7 @@ def _write(whole: Contents, store: Store, job: _Job, told: Callable[[int], None]
         [whole.specs[module] for module in modules],
         len(rows),
         layouts={module: whole.layouts[module].fitted(len(rows)) for module in modules},
+        preallocate=_is_run(rows),
     ) as writer:
         if _is_run(rows):
             writer.append_store(store, slice(int(rows[0]), int(rows[-1]) + 1), told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import OverflowInDtypeError
-from .checked import checked_blocks, reading
+from .checked import StoredFeature, checked_blocks, reading
 from .checksums import checksum, chunk_columns, chunk_grid
+from .kernel_copy import KernelCopy, chunk_addresses
 from .layout import filters_of
 
 __all__ = ["FeatureStream", "Scratch"]
@@ -26,7 +28,9 @@ class FeatureStream:
     is taken while its bytes are at hand.
     """
 
-    def __init__(self, dataset: h5py.Dataset, path: str, scratch: Scratch) -> None:
+    def __init__(
+        self, dataset: h5py.Dataset, path: str, scratch: Scratch, *, preallocated: bool = False
+    ) -> None:
         self._dataset = dataset
         self._path = path
         self._filtered = bool(filters_of(dataset))
@@ -37,6 +41,7 @@ class FeatureStream:
         self._n_held = 0
         self._held: npt.NDArray[Any] | None = None
         self._scratch = scratch
+        self._addresses = chunk_addresses(dataset) if preallocated else None
 
     def append(self, rows: npt.NDArray[Any]) -> None:
         """Write all complete row-blocks; keep the rest, less than one block, for the next call."""
@@ -58,9 +63,7 @@ class FeatureStream:
             self._write(self._held)
             self._n_held = 0
 
-    def copy(
-        self, source: h5py.Dataset, rows: slice, checksums: npt.NDArray[np.uint64] | None
-    ) -> Iterator[int]:
+    def copy(self, source: StoredFeature, rows: slice) -> Iterator[int]:
         """Append rows of another data set of the same shape and dtype, in bounded memory.
 
         Whole row-blocks are copied as they lie in the file, not decoded, where both sides begin at
@@ -70,10 +73,8 @@ class FeatureStream:
 
         Parameters
         ----------
-        source : h5py.Dataset
+        source : StoredFeature
         rows : slice
-        checksums : numpy.ndarray, `[*chunk grid]`, optional
-            Of the source.
 
         Yields
         ------
@@ -85,16 +86,17 @@ class FeatureStream:
         WorkError
             If the source cannot be read or is damaged.
         """
-        row_bytes = source.dtype.itemsize * math.prod(source.shape[1:])
+        dataset, checksums = source.dataset, source.checksums
+        row_bytes = dataset.dtype.itemsize * math.prod(dataset.shape[1:])
         start = rows.start
-        if checksums is not None and self._takes_chunks_of(source, start, checksums):
-            known = checksums.reshape(len(checksums), len(self._columns))
-            while start + self._rows <= rows.stop:
-                self._copy_chunks(source, start)
-                self._checksums += known[start // self._rows].tolist()
-                start += self._rows
-                yield self._rows * row_bytes
-        for there, block in checked_blocks(source, slice(start, rows.stop), checksums):
+        if checksums is not None and self._takes_chunks_of(dataset, start, checksums):
+            n_blocks = (rows.stop - start) // self._rows
+            first = start // self._rows
+            self._checksums += checksums[first : first + n_blocks].reshape(-1).tolist()
+            for copied in self._copy_blocks(source, first, n_blocks):
+                yield copied * self._rows * row_bytes
+            start += n_blocks * self._rows
+        for there, block in checked_blocks(source, slice(start, rows.stop)):
             wanted = block[max(start - there.start, 0) : rows.stop - there.start]
             self.append(wanted)
             yield len(wanted) * row_bytes
@@ -113,6 +115,29 @@ class FeatureStream:
             # Chunks that were never written have no bytes to copy.
             and source.id.get_num_chunks() == checksums.size
         )
+
+    def _copy_blocks(self, source: StoredFeature, first: int, n_blocks: int) -> Iterator[int]:
+        """Copy row-blocks as they lie in the file; yield how many each time."""
+        kernel = self._kernel_copy(source) if n_blocks else None
+        done = 0
+        while kernel and done < n_blocks:
+            n = min(kernel.blocks_at_once, n_blocks - done)
+            if not kernel.copy(first + done, self._start // self._rows, n):
+                break
+            self._start += n * self._rows
+            done += n
+            yield n
+        for block in range(first + done, first + n_blocks):
+            self._copy_chunks(source.dataset, block * self._rows)
+            yield 1
+
+    def _kernel_copy(self, source: StoredFeature) -> KernelCopy | None:
+        if self._filtered or self._addresses is None or not hasattr(os, "copy_file_range"):
+            return None
+        there = source.addresses
+        if there is None:
+            return None
+        return KernelCopy(source.dataset, self._dataset, there, self._addresses)
 
     def _copy_chunks(self, source: h5py.Dataset, row: int) -> None:
         """Copy one row-block, chunk by chunk, as it is in the file."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ..errors import RequestError, WorkError, reason_of
 from ..partial_files import make_folders, partial_name, remove_empty, remove_stale
 from ..types import ActivationSpec
-from .checksums import read_checksums, write_checksums, write_metadata_checksums
+from .checksums import write_checksums, write_metadata_checksums
 from .early_sync import EarlySync
 from .layout import Layout, choose_layouts
 from .schema import (
@@ -26,7 +26,6 @@ from .schema import (
     compression_arguments,
     create_feature,
     create_strings,
-    feature_name,
     object_name,
     write_column,
     write_link,
@@ -66,6 +65,9 @@ class StoreWriter:
     layouts : mapping, optional
         By canonical path, chunks and compression of data sets that are to be stored like others
         (`choose_layouts`, `layout_of`) instead of as `n_images` and `compression` say.
+    preallocate : bool
+        Whether all rows are sure to come, and from other stores: places of chunks are then fixed
+        first, so that the kernel can copy them.
 
     Raises
     ------
@@ -85,6 +87,7 @@ class StoreWriter:
         *,
         compression: str | None = None,
         layouts: Mapping[str, Layout] | None = None,
+        preallocate: bool = False,
     ) -> None:
         if len({object_name(spec.path) for spec in specs}) < len(specs):
             raise ValueError("two data sets of one name")
@@ -94,6 +97,7 @@ class StoreWriter:
         self.path = Path(path)
         self._specs = {spec.path: spec for spec in specs}
         self._n_images = n_images
+        self._preallocate = preallocate
         self._ids: list[str] = []
         self._sha256s: list[str] = []
         self._file: h5py.File | None = None
@@ -143,10 +147,16 @@ class StoreWriter:
         file.create_group("images", track_order=True)
         for path, spec in self._specs.items():
             layout = self._layouts[path]
+            in_place = self._preallocate and layout.compression is None
             dataset = create_feature(
-                features, spec, self._n_images, layout.chunks, layout.compression
+                features,
+                spec,
+                self._n_images,
+                layout.chunks,
+                layout.compression,
+                preallocate=in_place,
             )
-            self._streams[path] = FeatureStream(dataset, path, self._scratch)
+            self._streams[path] = FeatureStream(dataset, path, self._scratch, preallocated=in_place)
         for path, spec in self._specs.items():
             for alias in spec.links:
                 write_link(features, alias, path)
@@ -224,10 +234,9 @@ class StoreWriter:
         self._check_ids(ids, sha256s)
         owners = {path: self._owner(path, (store, *beside)) for path in self._specs}
         for path, stream in self._streams.items():
-            file = owners[path].handle
-            source, checksums = file.dataset(feature_name(path)), read_checksums(file.file, path)
+            source = owners[path].handle.stored(path)
             with self._working():
-                for nbytes in stream.copy(source, rows, checksums):
+                for nbytes in stream.copy(source, rows):
                     if self._early_sync is not None:
                         self._early_sync.wrote(nbytes)
                     if copied:

@@ -56,7 +56,7 @@ ways = st.one_of(
 
 
 @mock.patch("os.fsync", new=mock.Mock())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(store=random_stores(), way=ways, seed=st.integers(0, 9), batch=st.sampled_from([1, 500]))
 def test_split_and_merge_are_inverses(tmp_path_factory, store, way, seed, batch):
     folder = tmp_path_factory.mktemp("m")
@@ -361,11 +361,10 @@ def test_a_damaged_part_is_not_deleted(tmp_path, arrays, how):
 
 
 def test_result_that_was_damaged_on_the_way(tmp_path, whole):
-    parts = split_store(whole, tmp_path / "out", parts=2)
-    copy = FeatureStream._copy_chunks
+    copy = FeatureStream._copy_blocks
 
-    def spoil(stream, source, row):
-        copy(stream, source, row)
+    def spoil(stream, source, first, n_blocks):
+        yield from copy(stream, source, first, n_blocks)
         stream._dataset[stream._start - 1] += 1
 
     layouts = choose_layouts([OUTPUT], 8)
@@ -375,7 +374,7 @@ def test_result_that_was_damaged_on_the_way(tmp_path, whole):
         writer.finish(provenance=PROVENANCE)
     parts = split_store(a, tmp_path / "b", parts=1)
     with (
-        mock.patch.object(FeatureStream, "_copy_chunks", spoil),
+        mock.patch.object(FeatureStream, "_copy_blocks", spoil),
         pytest.raises(WorkError, match=r"m.h5 is damaged"),
     ):
         merge_stores(parts, tmp_path / "m.h5", delete_parts=True)

@@ -121,12 +121,13 @@ def test_cuts_fall_on_chunks_where_parts_stay_even(tmp_path):
     with h5py.File(whole) as f:
         assert [f["features"][name].chunks[0] for name in ("big", "small")] == [16, 256]
     with mock.patch.object(
-        FeatureStream, "_copy_chunks", autospec=True, side_effect=FeatureStream._copy_chunks
+        FeatureStream, "_copy_blocks", autospec=True, side_effect=FeatureStream._copy_blocks
     ) as copies:
         parts = split_store(whole, tmp_path / "out", parts=3)
     # Nearest multiples of 16 to 166.7 and 333.3; not of 256, which would leave parts uneven.
     assert [part.images for part in parts] == [160, 176, 164]
-    assert copies.call_count == 10 + 11 + 10  # all complete row-blocks of the big module
+    # All complete row-blocks of the big module, and of the other one none.
+    assert [call.args[2:] for call in copies.call_args_list] == [(0, 10), (10, 11), (21, 10)]
     assert [p.images for p in split_store(whole, tmp_path / "r", rows=130)] == [128] * 3 + [116]
     assert [p.images for p in split_store(whole, tmp_path / "e", parts=5)] == [100] * 5
     assert [p.images for p in split_store(whole, tmp_path / "t", rows=127)] == [127] * 3 + [119]
