@@ -3,10 +3,12 @@
     python benchmarks/split_merge.py --gigabytes 2.5 --rounds 5 --folder /tmp
 
 A store of `features.layer2.4` of ResMem [512, 29, 29] and its output is split by rows into ten
-parts, and these are merged again, each in a process of its own, whose peak memory is its
-`ru_maxrss`. `cp` copies the same store; like ours it is followed by a sync, as `cp` alone leaves
-the bytes in memory. The three run in turn, so that a slow moment hits all of them; medians over
-rounds count. Needs three times the size on the disk, and removes it again.
+parts, and these are merged again, each in a process of its own, whose peak memory is `VmHWM` (of
+Linux; `ru_maxrss` is at least that of the process which started it). `cp` copies the same store.
+Ours wait until the disk has the bytes, which `cp` does not: they are compared once with a sync
+after `cp`, and once with none anywhere, which leaves the copying alone. All run in turn, so that
+a slow moment hits all of them; medians over rounds count. Needs three times the size on the disk,
+and removes it again.
 """
 
 from __future__ import annotations
@@ -35,19 +37,22 @@ SPECS = (
 )
 PARTS = 10
 STEP = """
-import json, resource, sys, time
+import json, os, re, sys, time
 from pathlib import Path
 from resmem_extract.store import merge_stores, split_store
-step, whole, parts, merged = sys.argv[1:]
+step, whole, parts, merged, synced, n_parts = sys.argv[1:]
+if synced == "no":
+    os.fsync = os.fdatasync = lambda descriptor: None
 started = time.perf_counter()
 if step == "split":
-    split_store(whole, parts, parts=%d)
+    split_store(whole, parts, parts=int(n_parts))
 else:
     result = merge_stores(sorted(Path(parts).iterdir())[::-1], merged)
     assert result.restored
 seconds = time.perf_counter() - started
-print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
-""" % PARTS  # noqa: UP031  braces of Python
+peak = re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]
+print(json.dumps([seconds, int(peak)]))
+"""
 
 
 def main() -> None:
@@ -64,7 +69,7 @@ def main() -> None:
         figures = {
             "machine": {**machine.describe(), "hdf5": h5py.version.hdf5_version},
             "gigabytes": whole.stat().st_size / 1e9,
-            **measure(whole, arguments.rounds),
+            "steps": measure(whole, arguments.rounds),
         }
     if arguments.json:
         json.dump(figures, sys.stdout, indent=1)
@@ -88,40 +93,46 @@ def write(path: Path, gigabytes: float, compression: str | None) -> None:
 def measure(whole: Path, rounds: int) -> dict[str, dict[str, float]]:
     """Return, for each step, GB/s, the ratio to cp, and peak memory in MB."""
     parts, merged = whole.with_name("parts"), whole.with_name("merged.h5")
-    seconds: dict[str, list[float]] = {"cp": [], "split": [], "merge": []}
+    steps = [(step, synced) for synced in ("no", "yes") for step in ("cp", "split", "merge")]
+    seconds: dict[tuple[str, str], list[float]] = {step: [] for step in steps}
     memory: dict[str, float] = {}
     for number in range(rounds + 1):
         if number == 1:  # the first round found nothing in memory
-            seconds = {step: [] for step in seconds}
-        seconds["cp"].append(copy(whole, merged))
-        for step in ("split", "merge"):
+            seconds = {step: [] for step in steps}
+        for step, synced in steps:
             os.sync()
-            command = [sys.executable, "-c", STEP, step, whole, parts, merged]
+            if step == "cp":
+                seconds[step, synced].append(copy(whole, merged, synced))
+                continue
+            command = [sys.executable, "-c", STEP, step, whole, parts, merged, synced, str(PARTS)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             taken, kilobytes = json.loads(done.stdout)
-            seconds[step].append(taken)
+            seconds[step, synced].append(taken)
             memory[step] = max(memory.get(step, 0), kilobytes / 1e3)
-        merged.unlink()
-        shutil.rmtree(parts)
+            if step == "merge":
+                merged.unlink()
+                shutil.rmtree(parts)
     size = whole.stat().st_size / 1e9
     return {
-        step: {
+        f"{step}{', synced' if synced == 'yes' else ''}": {
             "GB/s": size / statistics.median(taken),
-            "of cp": statistics.median(c / s for c, s in zip(seconds["cp"], taken, strict=True)),
+            "of cp": statistics.median(
+                theirs / ours for theirs, ours in zip(seconds["cp", synced], taken, strict=True)
+            ),
             **({"peak MB": memory[step]} if step in memory else {}),
         }
-        for step, taken in seconds.items()
+        for (step, synced), taken in seconds.items()
     }
 
 
-def copy(source: Path, target: Path) -> float:
-    """Copy a file as `cp` does, wait until the disk has it, and return the seconds."""
-    os.sync()
+def copy(source: Path, target: Path, synced: str) -> float:
+    """Copy a file as `cp` does, and return the seconds."""
     started = time.perf_counter()
     subprocess.run(["cp", source, target], check=True)
-    descriptor = os.open(target, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    if synced == "yes":
+        descriptor = os.open(target, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
     taken = time.perf_counter() - started
     target.unlink()
     return taken
@@ -130,10 +141,9 @@ def copy(source: Path, target: Path) -> float:
 def report(figures: dict) -> None:
     print("; ".join(f"{key} {value}" for key, value in figures["machine"].items()))
     print(f"a store of {figures['gigabytes']:.2f} GB, {PARTS} parts; medians\n")
-    for step in ("cp", "split", "merge"):
-        row = figures[step]
+    for step, row in figures["steps"].items():
         peak = f"{row['peak MB']:8.0f} MB at most" if "peak MB" in row else ""
-        print(f"{step:8}{row['GB/s']:8.2f} GB/s{row['of cp']:8.2f} of cp{peak}")
+        print(f"{step:16}{row['GB/s']:8.2f} GB/s{row['of cp']:8.2f} of cp{peak}")
 
 
 if __name__ == "__main__":
