@@ -57,7 +57,6 @@ def main() -> None:
             "gigabytes": values.nbytes / 1e9,
             "writing": writing(Path(folder), values, arguments.rounds),
             "reading": reading(Path(folder), values, arguments.rounds),
-            "opening": opening(Path(folder), arguments.rounds),
         }
     if arguments.json:
         json.dump(figures, sys.stdout, indent=1)
@@ -186,25 +185,6 @@ def plain(path: Path, key: object) -> None:
         file["features/m"][key]
 
 
-def opening(folder: Path, rounds: int, n: int = 100_000) -> dict[str, float]:
-    """Return the times of opening a store of many rows and of finding one of them."""
-    path, spec = folder / "o.h5", ActivationSpec("m", "m", (8,), ("image", "channel"))
-    ids = [f"{i:08d}.jpg" for i in range(n)]
-    with StoreWriter(path, [spec], n) as writer:
-        writer.append(ids, ["0" * 64] * n, {"m": np.zeros((n, 8), np.float32)})
-        writer.finish()
-    with open_store(path) as store:
-        array = store["m"]
-        first = seconds(lambda: array.rows(ids[-1:]))
-        later = statistics.median(seconds(lambda: array.rows(ids[7:8])) for _ in range(rounds))
-    return {
-        "open, ms": 1e3
-        * statistics.median(seconds(lambda: open_store(path)["m"].shape) for _ in range(rounds)),
-        "first row by id, ms": 1e3 * first,
-        "later row by id, ms": 1e3 * later,
-    }
-
-
 def report(figures: dict) -> None:
     print("; ".join(f"{key} {value}" for key, value in figures["machine"].items()))
     print(f"float32 [N, 512, 29, 29], {figures['gigabytes']:.2f} GB, batches of {BATCH}; medians\n")
@@ -213,8 +193,6 @@ def report(figures: dict) -> None:
     print()
     for name, row in figures["reading"].items():
         print(f"{name:24}", ", ".join(f"{way[:-4]} {value:.0f} ms" for way, value in row.items()))
-    print()
-    print("100,000 rows:", ", ".join(f"{k} {v:.2f}" for k, v in figures["opening"].items()))
 
 
 if __name__ == "__main__":

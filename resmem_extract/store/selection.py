@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 __all__ = ["read"]
 
-_GAP_BYTES = 2**16
+_GAP_BYTES = 2**17
 """Reading this much in vain costs about as much as another call."""
 
 _COALESCED_AXES = 2
@@ -71,14 +71,15 @@ def read(dataset: h5py.Dataset, key: Any) -> Any:
     IndexError
         As NumPy raises it.
     """
-    parts = _expand(key, dataset.shape)
+    shape = dataset.shape  # asked once: every time takes HDF5 as long as reading a row
+    parts = _expand(key, shape)
     axes: list[_Axis] = []
     local: list[Any] = []
     for part in parts:
         if part is None:
             local.append(None)
         else:
-            axis, local_part = _split(part, dataset.shape[len(axes)], len(axes))
+            axis, local_part = _split(part, shape[len(axes)], len(axes))
             axes.append(axis)
             local.append(local_part)
     block = _read_block(dataset, axes)
@@ -193,11 +194,12 @@ def _read_block(dataset: h5py.Dataset, axes: Sequence[_Axis]) -> npt.NDArray[Any
         return block
     hull = tuple(slice(axis.wanted[0], axis.wanted[-1] + 1) for axis in axes[_COALESCED_AXES:])
     row_bytes = block[0].nbytes
+    column_gap = _column_gap(dataset)
     for rows, row_places in axes[0].ranges(gap=max(1, _GAP_BYTES // row_bytes)):
         if len(axes) == 1:
             _read_into(dataset, (rows,), block[row_places], axes, (row_places,))
             continue
-        for columns, column_places in axes[1].ranges(gap=_column_gap(dataset)):
+        for columns, column_places in axes[1].ranges(gap=column_gap):
             places = (row_places, column_places)
             _read_into(dataset, (rows, columns, *hull), block[places], axes, places)
     return block
@@ -205,7 +207,8 @@ def _read_block(dataset: h5py.Dataset, axes: Sequence[_Axis]) -> npt.NDArray[Any
 
 def _column_gap(dataset: h5py.Dataset) -> int:
     """Channels of one chunk are read together: at most one range a chunk."""
-    return int(dataset.chunks[1]) if dataset.chunks else int(dataset.shape[1])
+    sizes = dataset.chunks or dataset.shape
+    return int(sizes[1]) if len(sizes) > 1 else 1
 
 
 def _read_into(
@@ -218,11 +221,21 @@ def _read_into(
     """Read one range of rows and channels, without what lies in its gaps, into `target`."""
     shape = tuple(part.stop - part.start for part in source)
     if target.shape == shape and target.flags.c_contiguous:
-        dataset.read_direct(target, source)
+        _read_range(dataset, source, target)
         return
-    block = dataset[source]
+    block = np.empty(shape, target.dtype)
+    _read_range(dataset, source, block)
     for number, place in enumerate(places):
         wanted = np.asarray(axes[number].wanted[place]) - source[number].start
         if len(wanted) < shape[number]:
             block = block.take(wanted, axis=number)
     target[...] = block
+
+
+def _read_range(
+    dataset: h5py.Dataset, source: tuple[slice, ...], target: npt.NDArray[Any]
+) -> None:
+    """Read one range into a contiguous array, past what h5py does for other kinds of keys."""
+    space = dataset.id.get_space()
+    space.select_hyperslab(tuple(part.start for part in source), target.shape)
+    dataset.id.read(h5py.h5s.create_simple(target.shape), space, target)
