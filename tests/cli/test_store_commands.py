@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import h5py
@@ -221,3 +222,15 @@ def test_verify_with_images(tmp_path, photos, call):
     done = call("verify", out, "--images", photos, "--json")
     made = json.loads(done.out)["reproduction"]
     assert (done.code, made["reproducible"], made["changed"]) == (1, False, ["a/1.jpg", "b/2.png"])
+
+
+def test_code_in_the_document_runs(tmp_path, store, monkeypatch):
+    document = Path(__file__).parents[2] / "docs" / "splitting.md"
+    (block,) = re.findall(r"^```python\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
+    store.rename(tmp_path / "activations.h5")
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    exec(compile(block, document.name, "exec"), scope)
+    with open_store("activations.h5") as opened:
+        np.testing.assert_array_equal(scope["whole"], opened["features.5.4"][:])
+    assert [len(half) for half in scope["halves"]] == [10, 10]
