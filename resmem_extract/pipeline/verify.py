@@ -104,8 +104,8 @@ def reproduce_store(
     ----------
     file : path
         A store.
-    images : path, list of paths or StimulusSet
-        Its images; ids are looked up, so there may be others.
+    images : path, list of paths, StimulusSet, ...
+        Its images, as `extract` takes them; ids are looked up, so there may be others.
     sample : int
         How many rows, drawn by `seed` without replacement.
     seed : int
@@ -172,13 +172,11 @@ def _choose(
 
 
 def _found(images: Images, ids: Sequence[str]) -> StimulusSet:
-    """Return the images, named in the way in which more of the ids are found."""
-    if isinstance(images, StimulusSet):
-        return images
+    """Return the images; those at a path, named in the way in which more of the ids are found."""
     if images is None:
         raise RequestError("images: expected the images that the store was made of")
-    named = find_images(images)
-    if set(ids) <= set(named.ids):
+    named = images if isinstance(images, StimulusSet) else find_images(images)
+    if set(ids) <= set(named.ids) or not isinstance(images, (str, os.PathLike)):
         return named
     try:
         by_stem = find_images(images, id_form="stem")

@@ -232,9 +232,7 @@ def _read_into(
     target[...] = block
 
 
-def _read_range(
-    dataset: h5py.Dataset, source: tuple[slice, ...], target: npt.NDArray[Any]
-) -> None:
+def _read_range(dataset: h5py.Dataset, source: tuple[slice, ...], target: npt.NDArray[Any]) -> None:
     """Read one range into a contiguous array, past what h5py does for other kinds of keys."""
     space = dataset.id.get_space()
     space.select_hyperslab(tuple(part.start for part in source), target.shape)

@@ -158,5 +158,16 @@ def test_refusals(tmp_path, made, photos, resmem):
         rx.reproduce_store(tmp_path / "e.h5", photos)
 
 
+def test_pictures_in_python_are_gone_through_once(tmp_path, resmem):
+    rng = np.random.default_rng(0)
+    pictures = {f"p{k}": rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for k in range(3)}
+    out = tmp_path / "f.h5"
+    rx.extract(resmem, "conv1", pictures, out=out, batch_size=2)
+    found = rx.reproduce_store(out, iter(pictures.items()), model=resmem)
+    assert found.reproducible
+    assert found.sample == ("p0", "p1", "p2")
+    assert rx.reproduce_store(out, pictures, model=resmem).modules[0].identical
+
+
 def test_by_name(made, photos):
     assert rx.reproduce_store(made, photos, sample=1).reproducible
