@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,32 @@ def test_each_stays_within_its_bound(capture, inputs, expected, resmem_model, pr
         assert found[path].dtype == np.float32  # the store's dtype is another matter
         deviation = float(np.abs(found[path] - b).max() / np.abs(b).max())
         assert 1e-6 < deviation <= BOUNDS[precision], path
+
+
+@pytest.mark.slow
+def test_tf32_operands_stay_within_its_bound(resmem_model, inputs) -> None:
+    """What tensor cores do: operands with 10 bits of mantissa, summed in float32."""
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        mantissa, exponent = torch.frexp(x)
+        return torch.ldexp((mantissa * 2**11).round() / 2**11, exponent)
+
+    assert rounded(torch.tensor([1 + 2.0**-10, 1 + 2.0**-12, -3.0])).tolist() == [
+        1 + 2.0**-10,
+        1.0,
+        -3.0,
+    ]
+    network = copy.deepcopy(resmem_model.network)
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.weight.data = rounded(module.weight.data)
+            module.register_forward_pre_hook(lambda _m, args: (rounded(args[0]),))
+    addresses = resmem_model.paths.resolve("features.layer2.4")
+    (expected,), (found,) = (
+        prepare(n, addresses, resmem_model.noise(), device=CPU, engine="hooks")(inputs).values()
+        for n in (resmem_model.network, network)
+    )
+    assert 1e-3 < float(np.abs(found - expected).max() / np.abs(expected).max()) <= BOUNDS["tf32"]
 
 
 def test_tf32_is_of_cuda() -> None:
