@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from .images import StimulusSet, find_images, sample_photographs
     from .models import MODELS, load_model
     from .models.base import Model
-    from .pipeline.extract import ExtractSummary, extract, extract_many
+    from .pipeline.cluster import extract_on_ray
+    from .pipeline.extract import extract, extract_many
     from .pipeline.score import Scores, score
+    from .pipeline.summary import ExtractSummary
     from .pipeline.verify import reproduce_store
     from .store import (
         Store,
@@ -41,6 +43,7 @@ __all__ = [
     "export_store",
     "extract",
     "extract_many",
+    "extract_on_ray",
     "find_images",
     "load_model",
     "merge_activations",
@@ -65,6 +68,7 @@ _HOME = {
     "export_store": "store",
     "extract": "pipeline",
     "extract_many": "pipeline",
+    "extract_on_ray": "pipeline.cluster",
     "find_images": "images",
     "load_model": "models",
     "merge_activations": "store",

@@ -56,6 +56,20 @@ def _as_path(value: Any) -> Any:
     return Path(value) if isinstance(value, str) else value
 
 
+def _as_shard(value: Any) -> Any:
+    """Return ``3/8``, or a pair, as two numbers."""
+    pair = value.split("/") if isinstance(value, str) else value
+    if pair is None:
+        return None
+    try:
+        index, count = map(int, pair)
+    except (TypeError, ValueError):
+        index, count = -1, 0
+    if not 0 <= index <= count or count == 0:
+        raise ValueError("should be i/n with i from 0 to n, such as 3/8")
+    return index, count
+
+
 _GivenPath = Annotated[Path, BeforeValidator(_as_path)]
 _Count = Annotated[int, Field(strict=True, gt=0)]
 
@@ -102,6 +116,12 @@ class ExtractOptions(RunOptions):
     """`bitshuffle-lz4` saves about a fifth and takes several times as long to write."""
     overwrite: bool = False
     """Replace an existing file."""
+    restart: bool = False
+    """Forget the images that an unfinished run has done, and begin anew."""
+    extend: bool = False
+    """Add images to an existing file that it does not hold yet."""
+    shard: Annotated[tuple[int, int] | None, BeforeValidator(_as_shard)] = None
+    """``i/n``: one of `n` processes that share the images; `i` from 0 or from 1."""
 
     @property
     def reduction(self) -> Reduction:
@@ -135,6 +155,10 @@ class ExtractRun(_Run, ExtractOptions):
     module: _Names
     """Module paths; one alone need not be a list."""
     out: _GivenPath
+    cluster: Literal["ray"] | None = None
+    """Have a cluster of machines work on it."""
+    cluster_workers: _Count | None = None
+    """Processes on the cluster; by default one for each GPU, or for each machine."""
 
     def options(self) -> dict[str, Any]:
         """Return the fields of `ExtractOptions`."""

@@ -16,6 +16,7 @@ __all__ = [
     "EMPTY_PATH",
     "DamagedStoreError",
     "ImageError",
+    "InUseError",
     "IncompleteStoreError",
     "MissingExtraError",
     "OverflowInDtypeError",
@@ -44,6 +45,10 @@ class RequestError(ResmemExtractError, ValueError):
     """The request itself was wrong: nothing has been written."""
 
     exit_code = 2
+
+
+class InUseError(RequestError):
+    """Another process is at work on the same result."""
 
 
 class UnknownModelError(RequestError, LookupError):

@@ -17,6 +17,7 @@ __all__ = [
     "remove_empty",
     "remove_stale",
     "removed_on_failure",
+    "sync",
     "write_text",
 ]
 
@@ -69,7 +70,8 @@ def remove_empty(folders: list[Path]) -> None:
     """Remove folders again, as far as they are empty."""
     with suppress(OSError):
         for folder in folders:
-            folder.rmdir()
+            with suppress(FileNotFoundError):
+                folder.rmdir()
 
 
 @contextmanager
@@ -82,8 +84,16 @@ def removed_on_failure(folders: list[Path]) -> Iterator[None]:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, replace: bool = True) -> None:
     """Write a text under a name of its own, then move it, so that no reader sees half of it.
+
+    Parameters
+    ----------
+    path : Path
+    text : str
+    replace : bool
+        False leaves a file alone that has the name already: of several processes that write at
+        the same time, one wins.
 
     Raises
     ------
@@ -95,6 +105,32 @@ def write_text(path: Path, text: str) -> None:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        scratch.replace(path)
+        if replace or not _link(scratch, path):
+            scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _link(scratch: Path, path: Path) -> bool:
+    """Give a file a second name unless that is taken; False if there are no links to do it with."""
+    try:
+        path.hardlink_to(scratch)
+    except FileExistsError:
+        return True
+    except OSError:
+        return path.exists()
+    return True
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's contents, or a folder's entries, are on the disk.
+
+    Raises
+    ------
+    OSError
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

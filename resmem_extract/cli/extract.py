@@ -10,10 +10,13 @@ from ..errors import RequestError, counted
 from .options import (
     FLAG,
     BatchSizeOption,
+    ClusterOption,
+    ClusterWorkersOption,
     CompileOption,
     DeviceOption,
     EngineOption,
     ExifOption,
+    ExtendOption,
     IdOption,
     ImagesOption,
     JsonOption,
@@ -22,6 +25,8 @@ from .options import (
     OverwriteOption,
     PrecisionOption,
     QuietOption,
+    RestartOption,
+    ShardOption,
     StreamsOption,
     ThreadsOption,
     UnverifiedOption,
@@ -30,7 +35,7 @@ from .options import (
     as_option,
     requested,
 )
-from .terminal import notes, print_json, progress_bar, results
+from .terminal import notes, print_json, progress_bar, results, told_of_interrupt
 
 if TYPE_CHECKING:
     from ..config import ExtractRun
@@ -96,6 +101,11 @@ def extract_command(
     weights: WeightsOption = None,
     unverified: UnverifiedOption = False,
     overwrite: OverwriteOption = False,
+    restart: RestartOption = False,
+    extend: ExtendOption = False,
+    shard: ShardOption = None,
+    cluster: ClusterOption = None,
+    cluster_workers: ClusterWorkersOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -119,17 +129,35 @@ def run_extract(run: ExtractRun, *, as_json: bool, quiet: bool) -> None:
     with progress_bar("extracting", f"loading {', '.join(run.model)}", quiet) as progress:
         shared: dict[str, Any] = {"out": run.out, "progress": progress, "tell": notes(quiet)}
         shared |= run.options()
-        if len(run.model) > 1:
-            summaries = extract_many(run.model, run.module, run.images, **shared)
-        else:
-            shared |= {"weights": run.weights, "verify": run.verify}
-            summaries = [extract(run.model[0], run.module, run.images, **shared)]
+        with told_of_interrupt():
+            if run.cluster is not None:
+                summaries = _extract_on_cluster(run, shared)
+            elif len(run.model) > 1:
+                summaries = extract_many(run.model, run.module, run.images, **shared)
+            else:
+                shared |= {"weights": run.weights, "verify": run.verify}
+                summaries = [extract(run.model[0], run.module, run.images, **shared)]
     if as_json:
         described = [_as_json(summary) for summary in summaries]
         print_json(described if len(run.model) > 1 else described[0])
     elif not quiet:
         for summary in summaries:
             _print(summary)
+
+
+def _extract_on_cluster(run: ExtractRun, shared: dict[str, Any]) -> list[ExtractSummary]:
+    from ..pipeline.cluster import extract_on_ray
+
+    several = len(run.model) > 1
+    if not several:
+        shared |= {"weights": run.weights, "verify": run.verify}
+    return extract_on_ray(
+        run.model if several else run.model[0],
+        run.module,
+        run.images,
+        n_workers=run.cluster_workers,
+        **shared,
+    )
 
 
 def _as_json(summary: ExtractSummary) -> dict[str, Any]:
@@ -150,6 +178,8 @@ def _as_json(summary: ExtractSummary) -> dict[str, Any]:
         ],
         "skipped": [{"id": i, "reason": reason} for i, reason in summary.skipped],
         "bytes": summary.bytes,
+        "computed": summary.computed,
+        "missing": summary.missing,
         "seconds": None if summary.already_complete else round(summary.seconds, 3),
         "images_per_second": (
             None if summary.already_complete else round(summary.images_per_second, 2)
@@ -165,6 +195,14 @@ def _print(summary: ExtractSummary) -> None:
 
     if summary.already_complete:
         results.print(f"{summary.out} is already complete", markup=False)
+    elif summary.missing:
+        total = summary.images + summary.missing
+        results.print(
+            f"{summary.out}: {counted(summary.computed, 'image')} computed, {summary.images} of "
+            f"{total} are done; other shards have {summary.missing} still to do",
+            markup=False,
+        )
+        return
     else:
         results.print(
             f"{summary.out}: {counted(summary.images, 'image')}, {format_bytes(summary.bytes)}, "

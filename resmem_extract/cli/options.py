@@ -10,10 +10,13 @@ import typer
 __all__ = [
     "FLAG",
     "BatchSizeOption",
+    "ClusterOption",
+    "ClusterWorkersOption",
     "CompileOption",
     "DeviceOption",
     "EngineOption",
     "ExifOption",
+    "ExtendOption",
     "IdOption",
     "ImagesOption",
     "JsonOption",
@@ -23,6 +26,8 @@ __all__ = [
     "OverwriteOption",
     "PrecisionOption",
     "QuietOption",
+    "RestartOption",
+    "ShardOption",
     "StoreArgument",
     "StreamsOption",
     "ThreadsOption",
@@ -34,6 +39,7 @@ __all__ = [
 ]
 
 _RUN = "How images go through the network"
+_OVER_TIME = "Interrupted, growing and shared runs"
 FLAG = ""
 """Metavar of an option without a value; typer would print its type."""
 
@@ -94,6 +100,52 @@ UnverifiedOption = Annotated[
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", metavar=FLAG, help="Replace an existing --out.")
+]
+RestartOption = Annotated[
+    bool,
+    typer.Option(
+        "--restart",
+        metavar=FLAG,
+        help="Forget what an interrupted run of this --out has done; it is continued otherwise.",
+        rich_help_panel=_OVER_TIME,
+    ),
+]
+ExtendOption = Annotated[
+    bool,
+    typer.Option(
+        "--extend",
+        metavar=FLAG,
+        help="Add images that an existing --out does not hold yet.",
+        rich_help_panel=_OVER_TIME,
+    ),
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Do one of N shares of the images, on any machine that sees --out; the last one joins "
+        "them.",
+        rich_help_panel=_OVER_TIME,
+    ),
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="NAME",
+        help="ray: share the images out over the machines of a Ray cluster, with one progress bar.",
+        rich_help_panel=_OVER_TIME,
+    ),
+]
+ClusterWorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--cluster-workers",
+        metavar="N",
+        help="Processes on the cluster. Default: one for each GPU, or for each machine.",
+        rich_help_panel=_OVER_TIME,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print the result as JSON.")]
 QuietOption = Annotated[

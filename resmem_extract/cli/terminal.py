@@ -32,10 +32,19 @@ from rich.text import Text
 
 from ..errors import ResmemExtractError
 
-__all__ = ["INTERRUPTED", "notes", "print_json", "progress_bar", "results", "run_app"]
+__all__ = [
+    "INTERRUPTED",
+    "notes",
+    "print_json",
+    "progress_bar",
+    "results",
+    "run_app",
+    "told_of_interrupt",
+]
 
 INTERRUPTED = 130
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]  # click's own, or typer's copy
+_NOTHING_WRITTEN = "nothing was written; the same command starts again from the beginning"
 _LOG_EVERY = 60.0
 """Seconds between lines of progress where stderr is a file."""
 
@@ -46,6 +55,22 @@ _stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 def notes(quiet: bool) -> Callable[[str], None]:
     """Return a function that tells the user one line, or nobody."""
     return (lambda _line: None) if quiet else (lambda line: _stderr.print(escape(line)))
+
+
+class _Interrupted(ResmemExtractError):
+    """Ctrl-C or SIGTERM, of which typer would lose the text."""
+
+    exit_code = INTERRUPTED
+
+
+@contextmanager
+def told_of_interrupt() -> Iterator[None]:
+    """Let what was interrupted say what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        early = "no image was computed; the same command starts again"
+        raise _Interrupted(str(interrupt) or early) from interrupt
 
 
 def print_json(value: Any) -> None:
@@ -101,13 +126,16 @@ class _Log:
     def __init__(self, what: str, unit: str = "images") -> None:
         self._what, self._unit = what, unit
         self._start = self._last = time.monotonic()
+        self._found: int | None = None
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self._last < _LOG_EVERY:
+        if self._found is None:  # what an earlier run has done comes at once
+            self._start, self._found = now, done
+        if now - self._last < _LOG_EVERY or done == self._found:
             return
         self._last = now
-        rate = done / (now - self._start)
+        rate = (done - self._found) / (now - self._start)
         left = (total - done) / rate / 60
         if self._unit == "images":
             line = f"{done}/{total}, {rate:.1f} images/s"
@@ -136,6 +164,8 @@ def run_app(app: typer.Typer, name: str) -> None:
         if code == INTERRUPTED:  # typer makes this of Ctrl-C; others raise it
             raise KeyboardInterrupt
         sys.stdout.flush()
+    except _Interrupted as error:
+        code = _fail_interrupted(str(error), ended_by)
     except ResmemExtractError as error:
         code = _fail(str(error), error.exit_code)
     except _ClickException as error:
@@ -143,11 +173,7 @@ def run_app(app: typer.Typer, name: str) -> None:
         if type(error).__name__ != "NoArgsIsHelpError":  # for that one, help was shown
             _fail(_usage(error, name), code)
     except (KeyboardInterrupt, typer.Abort):
-        what = "terminated" if ended_by else "interrupted"
-        code = _fail(
-            f"{what}: nothing was written; the same command starts again from the beginning",
-            128 + ended_by[0] if ended_by else INTERRUPTED,
-        )
+        code = _fail_interrupted(_NOTHING_WRITTEN, ended_by)
     except BrokenPipeError:  # `| head` has read enough
         _drop_output()
         code = 0
@@ -170,6 +196,12 @@ def _drop_output() -> None:
 def _fail(message: str, code: int) -> int:
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     return code
+
+
+def _fail_interrupted(message: str, ended_by: list[int]) -> int:
+    """Say what is kept, and return the exit code of Ctrl-C, or of the signal that ended the run."""
+    what = "terminated" if ended_by else "interrupted"
+    return _fail(f"{what}: {message}", 128 + ended_by[0] if ended_by else INTERRUPTED)
 
 
 def _usage(error: Exception, name: str) -> str:

@@ -1,7 +1,8 @@
 """Whole jobs: images, a network and a store, joined."""
 
-from .extract import ExtractSummary, extract, extract_many
+from .extract import extract, extract_many
 from .score import Scores, score
+from .summary import ExtractSummary
 from .verify import ModuleDeviation, Reproduction, reproduce_store
 
 __all__ = [

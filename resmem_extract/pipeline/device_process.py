@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from ..cache import cache_dir
 from ..config import RunOptions
-from ..errors import ResmemExtractError, WorkError
+from ..errors import ImageError, ResmemExtractError, WorkError
 from ..models import load_model
 from ..types import NO_REDUCTION, Reduction
 from .messages import receive, send
@@ -103,6 +103,9 @@ class Failure:
 
     def error(self) -> ResmemExtractError:
         """Return the error to raise in the parent."""
+        if self.kind == ImageError.__name__:
+            image_id, _, reason = self.line.partition(": ")
+            return ImageError(image_id, reason)
         error: ResmemExtractError = getattr(sys.modules[ResmemExtractError.__module__], self.kind)(
             self.line
         )

@@ -3,78 +3,27 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from ..config import ExtractOptions, validated
-from ..decoding import SkippedImage
-from ..errors import RequestError, StoreError, given_path
+from ..errors import RequestError, given_path
 from ..images import StimulusSet
-from ..store import (
-    Store,
-    StoreWriter,
-    check_free_space,
-    format_bytes,
-    open_store,
-    required_bytes,
-)
-from ..types import ActivationSpec, Progress
-from .background import background
-from .networks import Network, ready_networks
-from .plan import choose_plan
-from .provenance import now, provenance
-from .repeat import image_differences, refuse_if_other, run_differences
-from .run import (
-    Images,
-    Tell,
-    as_model,
-    batches,
-    check_any_read,
-    choose_stimuli,
-    place_of,
-    prepare_capture,
-    refuse_inputs,
-)
+from ..types import Progress
+from .existing import Wanted, look
+from .making import Job, MovedError
+from .produce import produce
+from .run import Images, Tell, as_model, choose_stimuli, place_of, refuse_inputs
+from .summary import ExtractSummary
 
 if TYPE_CHECKING:
-    from ..capture import Capture
     from ..models.base import Model
 
-__all__ = ["ExtractSummary", "extract", "extract_many"]
+__all__ = ["extract", "extract_many"]
 
-
-@dataclass(frozen=True)
-class ExtractSummary:
-    """What an extraction did."""
-
-    out: Path
-    """The feature store."""
-    model: str
-    images: int
-    """Rows of the store."""
-    skipped: tuple[tuple[str, str], ...]
-    """Id and reason of each image left out."""
-    modules: tuple[ActivationSpec, ...]
-    bytes: int
-    """Size of the file."""
-    seconds: float
-    """From the first image read to the file under its name."""
-    engine: str
-    device: str
-    already_complete: bool = False
-    """Whether the file was there already, from the very same request."""
-
-    @property
-    def images_per_second(self) -> float:
-        """Rate over the whole job, decoding and writing included."""
-        return self.images / self.seconds if self.seconds else 0.0
+_TRIES = 5
 
 
 def extract(
@@ -111,7 +60,7 @@ def extract(
     **options
         The fields of `resmem_extract.config.ExtractOptions`: `batch_size`, `streams`, `threads`,
         `workers`, `device`, `engine`, `on_error`, `id`, `exif_orientation`, `dtype`, `pool`,
-        `flatten`, `compression`, `overwrite`.
+        `flatten`, `compression`, `overwrite`, `restart`, `extend`, `shard`.
 
     Returns
     -------
@@ -122,19 +71,19 @@ def extract(
     RequestError
         If the request is wrong; nothing has been written.
     WorkError
-        If an image cannot be read, the disk fills up, or activations overflow the dtype.
+        If an image cannot be read, the disk fills up, or activations overflow the dtype. What
+        was done is kept beside `out`, and the same call continues.
     """
     asked: ExtractOptions = validated(ExtractOptions, options, "extract")
     tell = tell or _nobody
+    _check(asked)
     stimuli = choose_stimuli(images, asked, tell)
     if weights is not None:
         refuse_inputs(given_path(out, "out"), [given_path(weights, "weights")])
     place = place_of(out, "activations.h5", stimuli)
     model = as_model(model, weights, verify)
-    existing = _existing(place, model, asked.overwrite)
-    modules = [modules] if isinstance(modules, str) else modules
-    job = _job(model, modules, place, existing, asked, tell)
-    (summary,) = _extract([job], stimuli, asked, progress, tell)
+    wanted = Wanted(model, (modules,) if isinstance(modules, str) else modules, place)
+    (summary,) = _extract([wanted], stimuli, asked, progress, tell)
     return summary
 
 
@@ -177,6 +126,7 @@ def extract_many(
     """
     asked: ExtractOptions = validated(ExtractOptions, options, "extract")
     tell = tell or _nobody
+    _check(asked)
     folder = given_path(out, "out")
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder} is a file; several networks need a folder, one file each")
@@ -186,13 +136,12 @@ def extract_many(
     if len(set(names)) < len(names):
         raise RequestError(f"the networks {', '.join(names)} are not all different; name each once")
     wanted = _modules_of(names, [modules] if isinstance(modules, str) else modules)
-    jobs = []
+    wants = []
     for model in loaded:
         name = f"{model.name.replace('/', '_')}.h5"
-        path = place_of(folder / name, name, stimuli)
-        existing = _existing(path, model, asked.overwrite)
-        jobs.append(_job(model, wanted[model.name], path, existing, asked, tell))
-    return _extract(jobs, stimuli, asked, progress, tell)
+        place = place_of(folder / name, name, stimuli)
+        wants.append(Wanted(model, wanted[model.name], place))
+    return _extract(wants, stimuli, asked, progress, tell)
 
 
 def _nobody(_line: str) -> None:
@@ -209,227 +158,55 @@ def _modules_of(names: Sequence[str], modules: Sequence[str]) -> dict[str, list[
     return wanted
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What one network has to do."""
-
-    model: Model
-    modules: tuple[str, ...]
-    capture: Capture
-    specs: list[ActivationSpec]
-    out: Path
-    existing: Store | None
-    """What lies under the name of the result, if it may be the result already."""
-
-
-def _job(
-    model: Model,
-    modules: Sequence[str],
-    out: Path,
-    existing: Store | None,
-    asked: ExtractOptions,
-    tell: Tell,
-) -> _Job:
-    capture = prepare_capture(model, modules, asked, tell)
-    return _Job(model, tuple(modules), capture, _specs(model, capture, asked), out, existing)
+def _check(asked: ExtractOptions) -> None:
+    """Raise if two options contradict each other."""
+    if asked.overwrite and (asked.extend or asked.shard):
+        other = "--extend adds to it" if asked.extend else "--shard shares the making of a new one"
+        raise RequestError(f"--overwrite replaces a file, {other}; remove the file, or choose one")
+    if asked.restart and asked.shard:
+        raise RequestError(
+            "--restart with --shard would undo what other shards do; start once without --shard, "
+            "or remove the hidden folder .NAME.work beside --out, and then start all shards"
+        )
 
 
 def _extract(
-    jobs: Sequence[_Job],
+    wants: Sequence[Wanted],
     stimuli: StimulusSet,
     asked: ExtractOptions,
     progress: Progress | None,
     tell: Tell,
 ) -> list[ExtractSummary]:
-    """Do what has not been done already, and return all summaries in the order of the jobs."""
-    done: dict[Path, ExtractSummary] = {}
-    for job in jobs:
-        if job.existing is not None:
-            plan = choose_plan(job.capture, asked)
-            record = provenance(job.model, job.capture, stimuli, plan, asked)
-            with job.existing as store:
-                done[job.out] = _same_or_refused(store, job.specs, record, stimuli, asked)
-    if to_do := [job for job in jobs if job.out not in done]:
-        for summary in _run(to_do, stimuli, asked, progress, tell):
-            done[summary.out] = summary
-    return [done[job.out] for job in jobs]
+    """Do what has not been done already, and return all summaries in the order of what is asked.
 
-
-def _run(
-    jobs: Sequence[_Job],
-    stimuli: StimulusSet,
-    asked: ExtractOptions,
-    progress: Progress | None,
-    tell: Tell,
-) -> list[ExtractSummary]:
-    """Send all images through the networks of all jobs, and write each one's file."""
-    nbytes = sum(required_bytes(job.specs, len(stimuli)) for job in jobs)
-    check_free_space(jobs[0].out, nbytes)
-    tell(f"writing about {format_bytes(nbytes)} to {', '.join(str(job.out) for job in jobs)}")
-    skipped: list[SkippedImage] = []
-    rows: list[int] = []
-    compression = None if asked.compression == "none" else asked.compression
-    with ExitStack() as stack:
-        networks = [Network(job.model, job.capture, job.modules) for job in jobs]
-        ready = stack.enter_context(
-            ready_networks(networks, asked, len(stimuli), tell, asked.reduction)
-        )
-        records = [
-            provenance(job.model, job.capture, stimuli, ready.plan, asked)
-            | {"engine": engine, "device": ready.device}
-            for job, engine in zip(jobs, ready.engines, strict=True)
-        ]
-        started = time.perf_counter()
-        writers = [
-            stack.enter_context(
-                StoreWriter(job.out, job.specs, len(stimuli), compression=compression)
-            )
-            for job in jobs
-        ]
-        appends = [stack.enter_context(background(writer.append)) for writer in writers]
-        for batch in batches(ready.runners, stimuli, ready.plan, asked):
-            skipped += batch.skipped
-            rows += [image.row for image in batch.loaded]
-            ids = [image.id for image in batch.loaded]
-            sha256s = [image.sha256 for image in batch.loaded]
-            for append, activations in zip(appends, batch.activations, strict=False):
-                append(ids, sha256s, activations)
-            if progress:
-                progress(len(rows) + len(skipped), len(stimuli))
-        for append in appends:
-            append.join()
-        check_any_read(stimuli, skipped)
-        columns = {name: values[rows] for name, values in stimuli.columns.items()}
-        left_out = tuple((image.id, image.reason) for image in skipped)
-        for writer, record in zip(writers, records, strict=True):
-            listed = left_out if asked.on_error == "skip" else None
-            writer.finish(columns, listed, {**record, "finished": now()})
-    seconds = time.perf_counter() - started
-    return [
-        ExtractSummary(
-            out=job.out,
-            model=job.model.name,
-            images=len(rows),
-            skipped=left_out,
-            modules=tuple(job.specs),
-            bytes=job.out.stat().st_size,
-            seconds=seconds,
-            engine=engine,
-            device=ready.device,
-        )
-        for job, engine in zip(jobs, ready.engines, strict=True)
-    ]
-
-
-def _specs(model: Model, capture: Capture, asked: ExtractOptions) -> list[ActivationSpec]:
-    from ..capture import reduced_shape
-
-    specs = []
-    for captured in capture.captured:
-        shape, axes = reduced_shape(captured.shape, asked.reduction)
-        specs.append(
-            ActivationSpec(
-                path=captured.path,
-                requested=captured.requested,
-                shape=shape,
-                axes=("image", *axes),
-                dtype=asked.dtype,
-                index_path=captured.index_path,
-                call=captured.target.call,
-                calls=captured.calls,
-                links=captured.links,
-                names=model.paths.declared(captured.target.module),
-                reduce=asked.reduction.describe(),
-            )
-        )
-    return specs
-
-
-def _existing(out: Path, model: Model, overwrite: bool) -> Store | None:
-    """Return the store that lies under the name of the result, if it may be the result already.
-
-    Raises
-    ------
-    RequestError
-        If something else lies there.
+    Begins anew, a few times, if other processes come between looking at work in progress and
+    holding it.
     """
-    if model.weights:
-        refuse_inputs(out, [model.weights.path])
-    if overwrite or not out.exists():
-        return None
-    try:
-        return open_store(out)
-    except StoreError as error:
-        raise RequestError(f"{error}; --overwrite replaces it") from error
+    for _ in range(_TRIES):
+        with suppress(MovedError):
+            return _attempt(wants, stimuli, asked, progress, tell)
+    raise RequestError(f"other processes keep changing the work on {wants[0].out}; end them")
 
 
-def _same_or_refused(
-    store: Store,
-    specs: Sequence[ActivationSpec],
-    record: Mapping[str, Any],
+def _attempt(
+    wants: Sequence[Wanted],
     stimuli: StimulusSet,
     asked: ExtractOptions,
-) -> ExtractSummary:
-    """Answer a request whose result exists: with a summary if it is the same, else refuse."""
-    out = store.path
-    refuse_if_other(out, _differences(store, specs, record, stimuli, asked))
-    return ExtractSummary(
-        out=out,
-        model=record["model"],
-        images=len(store),
-        skipped=tuple(store.skipped),
-        modules=tuple(specs),
-        bytes=out.stat().st_size,
-        seconds=0.0,
-        engine=store.provenance["engine"],
-        device=store.provenance["device"],
-        already_complete=True,
-    )
-
-
-def _differences(
-    store: Store,
-    specs: Sequence[ActivationSpec],
-    record: Mapping[str, Any],
-    stimuli: StimulusSet,
-    asked: ExtractOptions,
-) -> Iterator[str]:
-    """Yield, a few words each, in what a store differs from what is asked for."""
-    yield from run_differences(store.provenance, record, asked)
-    there, here = set(store.modules), {spec.path for spec in specs}
-    if there != here:
-        yield f"modules: {_only(there - here)} only there, {_only(here - there)} only asked"
-    ways: dict[str, None] = {}  # of reduction, the same for all modules
-    for spec in specs:
-        if spec.path in there:
-            old = store[spec.path].spec
-            for key in {**old.reduce, **spec.reduce}:
-                if old.reduce.get(key) != spec.reduce.get(key):
-                    ways[f"{key}: {old.reduce.get(key)} there, {spec.reduce.get(key)} asked"] = None
-            if (old.shape, old.dtype) != (spec.shape, spec.dtype):
-                yield f"{spec.path}: {old.dtype} {old.shape} there, {spec.dtype} {spec.shape} asked"
-            elif new := set(spec.links) - set(old.links):
-                yield f"{spec.path}: is not named {_only(new)} there"
-    yield from ways
-    ids, hashes = store.image_ids.tolist(), store.sha256.tolist()
-    if differences := list(image_differences(stimuli, ids, hashes, store.skipped, asked)):
-        yield from differences
-        return
-    row_of = {image_id: row for row, image_id in enumerate(stimuli.ids)}
-    rows = [row_of[image_id] for image_id in ids]
-    if set(store.columns) != set(stimuli.columns):
-        yield f"columns: {_only(set(store.columns))} there, {_only(set(stimuli.columns))} asked"
-    elif other := {
-        name
-        for name, values in stimuli.columns.items()
-        if not _equal(values[rows], store.columns[name])
-    }:
-        yield f"other values in the columns {_only(other)}"
-
-
-def _equal(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
-    return np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f")
-
-
-def _only(paths: set[str]) -> str:
-    return ", ".join(sorted(paths)) or "nothing"
+    progress: Progress | None,
+    tell: Tell,
+) -> list[ExtractSummary]:
+    done: dict[Path, ExtractSummary] = {}
+    groups: dict[tuple[str, ...], list[Job]] = {}
+    with ExitStack() as stack:
+        for one in wants:
+            there = look(one, stimuli, asked, tell, stack)
+            if isinstance(there, ExtractSummary):
+                done[one.out] = there
+            else:
+                groups.setdefault(there.stimuli.ids, []).append(there)
+        for jobs in groups.values():
+            for job, (made, computed, seconds) in zip(
+                jobs, produce(jobs, asked, progress, tell), strict=True
+            ):
+                done[job.work.out] = ExtractSummary.of(job, made, computed, seconds)
+    return [done[one.out] for one in wants]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..config import RunOptions
-from ..types import NO_REDUCTION, Reduction
+from ..types import NO_REDUCTION, CompileChoice, Reduction
 from .compiling import compiled_if_worthwhile, should_compile
 from .devices import DeviceWork, device_processes
 from .plan import Plan, choose_plan, common_plan, plan_for_devices
@@ -28,6 +28,12 @@ class Network:
     model: Model
     capture: Capture
     modules: tuple[str, ...]
+    compile: CompileChoice | None = None
+    """Where that is settled already, by work that is continued; else as the user asked."""
+
+    def asked(self, asked: RunOptions) -> RunOptions:
+        """Return what is asked of this network."""
+        return asked if self.compile is None else asked.model_copy(update={"compile": self.compile})
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,9 @@ def ready_networks(
             asked.model_copy(update={"device": devices[0], "engine": network.capture.engine}),
             reduction,
             plan.batch_size
-            if should_compile(network.model, network.capture, plan, asked, n_images, tell)
+            if should_compile(
+                network.model, network.capture, plan, network.asked(asked), n_images, tell
+            )
             else None,
         )
         for network in networks
@@ -93,7 +101,7 @@ def _here(
     reduction: Reduction,
 ) -> ReadyNetworks:
     ready = [
-        compiled_if_worthwhile(network.model, network.capture, asked, n_images, tell)
+        compiled_if_worthwhile(network.model, network.capture, network.asked(asked), n_images, tell)
         for network in networks
     ]
     return ReadyNetworks(

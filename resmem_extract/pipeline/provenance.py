@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import metadata
@@ -16,6 +17,8 @@ from ..images import StimulusSet
 from .plan import Plan
 
 if TYPE_CHECKING:
+    import torch
+
     from ..capture import Capture
     from ..models.base import Model
 
@@ -38,6 +41,7 @@ def provenance(
         "channels_last": capture.channels_last,
         **asdict(plan),
         "device": str(capture.device),
+        "hardware": hardware(capture.device),
         "packages": _packages(),
         "command": _command(),
         "image_root": stimuli.root,
@@ -50,6 +54,19 @@ def _command() -> str:
     program = Path(sys.argv[0])
     as_module = program.parts[-2:] == ("resmem_extract", "__main__.py")
     return shlex.join(["resmem-extract" if as_module else program.name, *sys.argv[1:]])
+
+
+def hardware(device: torch.device) -> str:
+    """Return the name of a GPU, or of the processor."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _packages() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -164,13 +164,24 @@ class Batch:
     activations: tuple[Mapping[str, npt.NDArray[Any]], ...]
     """For each network; empty where no image was loaded."""
 
+    @property
+    def rows(self) -> range:
+        """Rows of the stimuli that it covers, those of skipped images among them."""
+        rows = [image.row for image in self.loaded] + [image.row for image in self.skipped]
+        return range(min(rows), max(rows) + 1)
+
 
 def batches(
-    runners: Sequence[Runner], stimuli: StimulusSet, plan: Plan, asked: RunOptions
-) -> Iterator[Batch]:
-    """Yield all images in order, each decoded once, whatever the number of networks.
+    runners: Sequence[Runner],
+    stimuli: StimulusSet,
+    plan: Plan,
+    asked: RunOptions,
+    rows: range | None = None,
+) -> Generator[Batch, None, None]:
+    """Yield images in order, each decoded once, whatever the number of networks.
 
-    Batches are always cut at the same rows, whichever images are skipped.
+    Batches are always cut at the same rows, whichever images are skipped or asked for; `rows`,
+    all by default, should begin and end where a batch does.
     """
     from ..capture import threads_for_each_batch
 
@@ -181,6 +192,7 @@ def batches(
         ahead=max((plan.streams + 1) * plan.batch_size, 4 * plan.workers),
         on_error=asked.on_error,
         exif_orientation=asked.exif_orientation,
+        rows=rows,
     )
     groups = (
         list(group)
@@ -200,8 +212,13 @@ def batches(
         yield from in_order(run, groups, plan.streams)
 
 
-def check_any_read(stimuli: StimulusSet, skipped: Sequence[SkippedImage]) -> None:
+def check_any_read(stimuli: StimulusSet, skipped: Sequence[tuple[str, str]]) -> None:
     """Raise if all images were skipped: there is no result without any.
+
+    Parameters
+    ----------
+    stimuli : StimulusSet
+    skipped : sequence of (id, reason)
 
     Raises
     ------
@@ -209,4 +226,4 @@ def check_any_read(stimuli: StimulusSet, skipped: Sequence[SkippedImage]) -> Non
     """
     if len(skipped) == len(stimuli):
         everything = counted(len(stimuli), "image")
-        raise WorkError(f"none of {everything} can be read ({skipped[0].reason})")
+        raise WorkError(f"none of {everything} can be read ({skipped[0][1]})")

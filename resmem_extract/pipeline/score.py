@@ -156,8 +156,8 @@ def _score(
             skipped += batch.skipped
             if progress:
                 progress(len(ids) + len(skipped), len(stimuli))
-    check_any_read(stimuli, skipped)
     left_out = tuple((image.id, image.reason) for image in skipped)
+    check_any_read(stimuli, left_out)
     record |= {"skipped": [list(pair) for pair in left_out], "images_sha256": _digest(sha256s)}
     seconds = time.perf_counter() - started
     scores = Scores(tuple(ids), tuple(values), left_out, seconds, {**record, "finished": now()})

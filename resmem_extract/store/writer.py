@@ -41,7 +41,7 @@ __all__ = ["StoreWriter"]
 # The oldest layout that can hold the data: MATLAB up to R2021a and older R packages carry
 # HDF5 1.8, which cannot read the chunk indices of 1.10. These are no faster here: a row of a data
 # set of 20,000 chunks is found in a millisecond either way.
-_LIBVER = "earliest"
+_LIBVER = (h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_LATEST)
 
 
 class StoreWriter:
@@ -125,8 +125,7 @@ class StoreWriter:
         try:
             self._new_folders += make_folders(self.path)
             remove_stale(self.path)
-            # No chunk cache: whole chunks are written, and one cache a module would be much memory.
-            self._file = h5py.File(self._partial, "x", libver=_LIBVER, rdcc_nbytes=0)
+            self._file = _create(self._partial)
             self._early_sync = EarlySync(self._file.id.get_vfd_handle())
         except OSError as error:
             self._remove_partial()
@@ -379,6 +378,22 @@ class StoreWriter:
                 f"writing {self.path} failed after {self.n_written} images: {reason_of(error)}; "
                 "nothing is left under that name that was not there before"
             ) from error
+
+
+def _create(path: Path) -> h5py.File:
+    """Make an HDF5 file.
+
+    Without HDF5's buffer for small writes (the "sieve"): it is emptied as a data set is closed, and
+    what fails then is raised nowhere; on a full disk ids could be zeros. Without a chunk cache:
+    whole chunks are written, and one cache a module would be much memory.
+    """
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_libver_bounds(*_LIBVER)
+    access.set_sieve_buf_size(0)
+    slots = access.get_cache()
+    access.set_cache(*slots[:2], 0, slots[3])
+    return h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_EXCL, fapl=access))
 
 
 def _remove(partial: Path, folders: list[Path]) -> None:

@@ -196,7 +196,7 @@ def test_shipped_configurations_run(tmp_path, call, monkeypatch, name):
 
 def started(tmp_path: Path, folder: Path) -> subprocess.Popen[bytes]:
     """Start an extraction that takes a while, and wait until it writes."""
-    for i in range(60):
+    for i in range(30):
         draw(folder / f"{i:03}.jpg", i)
     process = subprocess.Popen(
         [command("extract"), "--module", "features.5.4", "--images", str(folder), "--out",
@@ -204,31 +204,54 @@ def started(tmp_path: Path, folder: Path) -> subprocess.Popen[bytes]:
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT,
     )  # fmt: skip
     until = time.monotonic() + 60
-    while not list(tmp_path.glob(".*.partial")):
+    while not list(tmp_path.glob(".f.h5.work/.open-*.partial")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.02)
     return process
 
 
-def test_ctrl_c_leaves_nothing(tmp_path):
+def test_after_ctrl_c_the_same_command_goes_on(tmp_path, call):
     process = started(tmp_path, tmp_path / "many")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")
-    assert err.decode().splitlines()[-1].startswith("error: interrupted: nothing was written")
     assert b"Traceback" not in err
-    assert names(tmp_path) == ["many"]
+    said = re.fullmatch(
+        r"error: interrupted: (\d+) of 30 images are kept, and the same command continues",
+        err.decode().splitlines()[-1],
+    )
+    assert said
+    assert names(tmp_path) == [".f.h5.work", "many"]
+    info = call("info", tmp_path / "f.h5")
+    assert (info.code, f"{said[1]} of 30 images" in info.out) == (0, True)
+    arguments = ("--module", "features.5.4", "--images", tmp_path / "many")
+    done = call("extract", *arguments, "--out", tmp_path / "f.h5", "--json")
+    assert (done.code, json.loads(done.out)["computed"]) == (0, 30 - int(said[1]))
+    assert names(tmp_path) == ["f.h5", "many"]
 
 
-def test_the_end_of_a_time_limit_leaves_nothing(tmp_path):
+def test_the_end_of_a_time_limit(tmp_path):
     process = started(tmp_path, tmp_path / "many")
     process.terminate()
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (143, b"")
     last = err.decode().splitlines()[-1]
-    assert last.startswith("error: terminated: nothing was written; the same command starts again")
-    assert names(tmp_path) == ["many"]
+    assert re.fullmatch(r"error: terminated: \d+ of 30 images are kept, and the .* continues", last)
+    assert names(tmp_path) == [".f.h5.work", "many"]
+
+
+def test_before_the_first_image_nothing_is_left(tmp_path, photos):
+    process = subprocess.Popen(
+        [command("extract"), "--module", "features.5.4", "--images", str(photos), "--out",
+         str(tmp_path / "f.h5")],
+        stderr=subprocess.PIPE, env=ENVIRONMENT,
+    )  # fmt: skip
+    time.sleep(0.5)  # Python starts, torch is imported
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode in (143, -signal.SIGTERM)
+    assert names(tmp_path) == ["photos"]
 
 
 def test_after_a_kill_the_next_run_succeeds(tmp_path):

@@ -326,6 +326,17 @@ def test_full_disk(tmp_path, compression, limit):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("missing", [1, 500, 1500, 3000])
+def test_a_disk_that_is_full_at_the_end(tmp_path, missing):
+    """Where ids and provenance are written: HDF5's own buffer would swallow what fails there."""
+    assert run(FULL, tmp_path / "whole.h5", None, 10**8).stdout == ""
+    size = (tmp_path / "whole.h5").stat().st_size
+    done = run(FULL, tmp_path / "f.h5", None, size - missing)
+    assert "f.h5 failed after 64 images: File too large" in done.stdout
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+    assert not (tmp_path / "f.h5").exists()
+
+
 MEMORY = """
     import sys
     import numpy as np
