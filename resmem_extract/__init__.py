@@ -13,14 +13,13 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .errors import ResmemExtractError
     from .images import StimulusSet, find_images, sample_photographs
-    from .models import MODELS, load_model
+    from .models import list_models, load_model
     from .models.base import Model
     from .pipeline.extract import ExtractSummary, extract, extract_many
     from .pipeline.score import Scores, score
     from .store import Store, open_store
 
 __all__ = [
-    "MODELS",
     "ExtractSummary",
     "Model",
     "ResmemExtractError",
@@ -31,6 +30,7 @@ __all__ = [
     "extract",
     "extract_many",
     "find_images",
+    "list_models",
     "load_model",
     "open_store",
     "sample_photographs",
@@ -38,7 +38,6 @@ __all__ = [
 ]
 
 _HOME = {
-    "MODELS": "models",
     "ExtractSummary": "pipeline",
     "Model": "models.base",
     "ResmemExtractError": "errors",
@@ -48,6 +47,7 @@ _HOME = {
     "extract": "pipeline",
     "extract_many": "pipeline",
     "find_images": "images",
+    "list_models": "models",
     "load_model": "models",
     "open_store": "store",
     "sample_photographs": "images",

@@ -34,6 +34,7 @@ from .types import (
 __all__ = [
     "ExtractOptions",
     "ExtractRun",
+    "ModelOptions",
     "Run",
     "RunOptions",
     "ScoreRun",
@@ -60,10 +61,32 @@ _GivenPath = Annotated[Path, BeforeValidator(_as_path)]
 _Count = Annotated[int, Field(strict=True, gt=0)]
 
 
-class RunOptions(BaseModel):
-    """How images go through a network."""
+class ModelOptions(BaseModel):
+    """Which weights a network has, and how images are prepared for it; see `load_model`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: _GivenPath | None = None
+    """A checkpoint in place of the released one."""
+    verify: bool = True
+    """False accepts weights of one's own where the hash of the released ones is known."""
+    transform: Any = None
+    """In place of the network's own preprocessing: a name, ``package.module:callable``, or, in
+    Python, a callable."""
+    pretrained: bool = True
+    """False gives random weights."""
+    seed: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Of random weights."""
+    trust: bool = False
+    """Allow code from elsewhere to run."""
+
+    def model_options(self) -> dict[str, Any]:
+        """Return these fields, for `load_model`."""
+        return {name: getattr(self, name) for name in ModelOptions.model_fields}
+
+
+class RunOptions(ModelOptions):
+    """How images go through a network."""
 
     batch_size: _Count | None = None
     """Images in one forward pass; this and the next three are chosen from the machine."""
@@ -110,11 +133,8 @@ class ExtractOptions(RunOptions):
 
 
 class _Run(BaseModel):
-    """What every run names: weights, images."""
+    """What every run names."""
 
-    weights: _GivenPath | None = None
-    verify: bool = True
-    """False accepts weights of one's own."""
     images: _GivenPath | None = None
     """Whatever path `find_images` takes; by default the photographs of scikit-image and -learn."""
 
@@ -138,7 +158,7 @@ class ExtractRun(_Run, ExtractOptions):
 
     def options(self) -> dict[str, Any]:
         """Return the fields of `ExtractOptions`."""
-        return self.model_dump(include=set(ExtractOptions.model_fields))
+        return {name: getattr(self, name) for name in ExtractOptions.model_fields}
 
 
 class ScoreRun(_Run, RunOptions):
@@ -151,7 +171,7 @@ class ScoreRun(_Run, RunOptions):
 
     def options(self) -> dict[str, Any]:
         """Return the fields of `RunOptions`."""
-        return self.model_dump(include=set(RunOptions.model_fields))
+        return {name: getattr(self, name) for name in RunOptions.model_fields}
 
 
 Run = ExtractRun | ScoreRun

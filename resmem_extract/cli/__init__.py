@@ -12,7 +12,8 @@ import typer
 from .._version import __version__
 from .bench import bench_command
 from .extract import extract_command
-from .listings import info_command, models_command, modules_command
+from .info import info_command
+from .models import models_command, modules_command
 from .options import FLAG
 from .run import run_command
 from .score import score_command

@@ -21,9 +21,13 @@ from .options import (
     OnErrorOption,
     OverwriteOption,
     PrecisionOption,
+    PretrainedOption,
     QuietOption,
+    SeedOption,
     StreamsOption,
     ThreadsOption,
+    TransformOption,
+    TrustOption,
     UnverifiedOption,
     WeightsOption,
     WorkersOption,
@@ -95,6 +99,10 @@ def extract_command(
     exif_orientation: ExifOption = False,
     weights: WeightsOption = None,
     unverified: UnverifiedOption = False,
+    transform: TransformOption = None,
+    pretrained: PretrainedOption = True,
+    seed: SeedOption = 0,
+    trust: TrustOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -122,7 +130,6 @@ def run_extract(run: ExtractRun, *, as_json: bool, quiet: bool) -> None:
         if len(run.model) > 1:
             summaries = extract_many(run.model, run.module, run.images, **shared)
         else:
-            shared |= {"weights": run.weights, "verify": run.verify}
             summaries = [extract(run.model[0], run.module, run.images, **shared)]
     if as_json:
         described = [_as_json(summary) for summary in summaries]

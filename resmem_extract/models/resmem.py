@@ -6,19 +6,19 @@ layers turns both into a predicted memorability between 0 and 1.
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from ..path_grammar import OUTPUT
-from ..weights import WeightsFile, find
-from .base import Model
-from .checkpoint import load_into
+from ..weights import WeightsFile
+from .checkpoint import make
+from .entries import ModelEntry, Parts, Source, Wanted
 from .preprocessing import ResizeAndCrop
 from .resnet import ResNet
 
-__all__ = ["RELEASED", "ResMem", "load"]
+__all__ = ["RELEASED", "SOURCE", "ResMem"]
 
 RELEASED = WeightsFile(
     name="resmem",
@@ -28,6 +28,7 @@ RELEASED = WeightsFile(
     member="resmem/model.pt",
     licence="non-commercial (University of Chicago)",
     hint="run ./get_weights.sh or: pip install resmem",
+    variable_names_file=True,
 )
 
 
@@ -92,45 +93,27 @@ class ResMem(nn.Module):
         return memorability
 
 
-def load(
-    weights: str | os.PathLike[str] | None = None,
-    *,
-    verify: bool = True,
-    pretrained: bool = True,
-) -> Model:
-    """Return ResMem with its released weights, or with a file of one's own.
+class _Source:
+    """The one network of this file."""
 
-    Parameters
-    ----------
-    weights : path, optional
-        A state dict for `ResMem`. By default the released one, where `weights.find` finds it.
-    verify : bool
-        False accepts a file of one's own; the released weights are known by their SHA-256.
-    pretrained : bool
-        False leaves the network on the meta device, without any weights: enough to list its
-        modules, and instant.
+    def entries(self) -> Sequence[ModelEntry]:
+        """Return ResMem."""
+        about = "memorability of an image (Needell & Bainbridge 2022)"
+        return [ModelEntry("resmem", "resmem", {"released": RELEASED}, about)]
 
-    Raises
-    ------
-    WeightsError
-        If the weights are missing or are not what they should be.
-    """
-    with torch.device("meta"):
-        network = ResMem().eval()
-    located = None
-    if pretrained:
-        located = find(RELEASED, weights, verify=verify)
-        load_into(network, located.path)
-    convolutions = [n for n, m in network.features.named_modules() if isinstance(m, nn.Conv2d)]
-    return Model(
-        name="resmem",
-        source="resmem",
-        network=network,
-        preprocessing=ResizeAndCrop(resize=(256, 256), crop=227),
-        weights=located,
-        lists={
-            "resnet_layers": [f"features.{name}" for name in convolutions],
-            "alexnet_layers": [f"conv{i}" for i in range(1, 6)],
-        },
-        aliases={"memorability": OUTPUT},
-    )
+    def load(self, wanted: Wanted) -> Parts:
+        """Return ResMem, filled as asked."""
+        network = make(ResMem, wanted)
+        convolutions = [n for n, m in network.features.named_modules() if isinstance(m, nn.Conv2d)]
+        return Parts(
+            network,
+            ResizeAndCrop(resize=(256, 256), crop=227),
+            lists={
+                "resnet_layers": [f"features.{name}" for name in convolutions],
+                "alexnet_layers": [f"conv{i}" for i in range(1, 6)],
+            },
+            aliases={"memorability": OUTPUT},
+        )
+
+
+SOURCE: Source = _Source()

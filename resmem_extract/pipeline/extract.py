@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -83,8 +84,6 @@ def extract(
     images: Images = None,
     *,
     out: str | os.PathLike[str],
-    weights: str | os.PathLike[str] | None = None,
-    verify: bool = True,
     progress: Progress | None = None,
     tell: Tell | None = None,
     **options: Any,
@@ -102,8 +101,6 @@ def extract(
         scikit-learn.
     out : path
         The HDF5 file; it appears under this name only when it is complete.
-    weights, verify
-        As for `load_model`, where `model` is a name.
     progress : callable, optional
         Called with the numbers of images done and of all images.
     tell : callable, optional
@@ -111,7 +108,8 @@ def extract(
     **options
         The fields of `resmem_extract.config.ExtractOptions`: `batch_size`, `streams`, `threads`,
         `workers`, `device`, `engine`, `on_error`, `id`, `exif_orientation`, `dtype`, `pool`,
-        `flatten`, `compression`, `overwrite`.
+        `tokens`, `flatten`, `compression`, `overwrite`; and, where `model` is a name, those of
+        `load_model`: `weights`, `verify`, `transform`, `pretrained`, `seed`, `trust`.
 
     Returns
     -------
@@ -127,10 +125,10 @@ def extract(
     asked: ExtractOptions = validated(ExtractOptions, options, "extract")
     tell = tell or _nobody
     stimuli = choose_stimuli(images, asked, tell)
-    if weights is not None:
-        refuse_inputs(given_path(out, "out"), [given_path(weights, "weights")])
+    if asked.weights is not None:
+        refuse_inputs(given_path(out, "out"), [asked.weights])
     place = place_of(out, "activations.h5", stimuli)
-    model = as_model(model, weights, verify)
+    model = as_model(model, asked)
     existing = _existing(place, model, asked.overwrite)
     modules = [modules] if isinstance(modules, str) else modules
     job = _job(model, modules, place, existing, asked, tell)
@@ -160,7 +158,8 @@ def extract_many(
     images, progress, tell
         As for `extract`.
     out : path
-        A folder; it gets one file a network, ``resmem.h5``, with '/' in a name turned to '_'.
+        A folder; it gets one file a network, ``resmem.h5``, with '/' and ':' in a name turned to
+        '_'.
     **options
         As for `extract`.
 
@@ -180,15 +179,17 @@ def extract_many(
     folder = given_path(out, "out")
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder} is a file; several networks need a folder, one file each")
+    if asked.weights is not None and len(models) > 1:
+        raise RequestError("weights: a file is of one network; give one network, or no file")
     stimuli = choose_stimuli(images, asked, tell)
-    loaded = [as_model(model) for model in models]
+    loaded = [as_model(model, asked) for model in models]
     names = [model.name for model in loaded]
     if len(set(names)) < len(names):
         raise RequestError(f"the networks {', '.join(names)} are not all different; name each once")
     wanted = _modules_of(names, [modules] if isinstance(modules, str) else modules)
     jobs = []
     for model in loaded:
-        name = f"{model.name.replace('/', '_')}.h5"
+        name = f"{re.sub('[/:]', '_', model.name)}.h5"
         path = place_of(folder / name, name, stimuli)
         existing = _existing(path, model, asked.overwrite)
         jobs.append(_job(model, wanted[model.name], path, existing, asked, tell))

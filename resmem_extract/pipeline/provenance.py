@@ -29,6 +29,9 @@ def provenance(
     return {
         "model": model.name,
         "source": model.source,
+        "weights_tag": model.weights_tag,
+        "weights_licence": model.licence,
+        "seed": model.seed,
         "weights_file_sha256": model.weights.sha256 if model.weights else None,
         "state_dict_sha256": model.state_dict_sha256,
         "preprocessing": model.preprocessing.describe(),
@@ -38,7 +41,7 @@ def provenance(
         "channels_last": capture.channels_last,
         **asdict(plan),
         "device": str(capture.device),
-        "packages": _packages(),
+        "packages": {**_packages(), **model.packages},
         "command": _command(),
         "image_root": stimuli.root,
         "started": now(),
