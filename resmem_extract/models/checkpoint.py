@@ -30,18 +30,37 @@ _PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "backbone.",
 
 
 def make(constructor: Callable[[], _Network], wanted: Wanted) -> _Network:
-    """Return a network of our own definition, filled as a source is asked to.
+    """Return a network, filled as a source is asked to.
 
-    For a checkpoint it is built on the meta device, so that nothing is initialised in vain; its
-    definition must keep all that it computes with in its state dict.
+    For a checkpoint it is built on the meta device, so that nothing is initialised in vain and the
+    file can stay mapped, if all that it computes with is in its state dict.
     """
     if wanted.init == "random":
         return constructor().eval()
-    with torch.device("meta"):
-        network = constructor().eval()
+    network = _on_meta(constructor)
+    if network is None or (wanted.init == "pretrained" and not _is_all_state(network)):
+        network = constructor()
     if wanted.file is not None:
         fill(network, wanted.file.path, trust=wanted.trust)
-    return network
+    return network.eval()
+
+
+def _on_meta(constructor: Callable[[], _Network]) -> _Network | None:
+    """Return a network without numbers; None if its constructor reads some."""
+    try:
+        with torch.device("meta"):
+            return constructor()
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+        return None
+
+
+def _is_all_state(network: nn.Module) -> bool:
+    """Tell whether a state dict fills all tensors of a network, and none stay on meta."""
+    buffers = {name for name, _ in network.named_buffers()}
+    loose = (value for m in network.modules() for value in vars(m).values())
+    return buffers <= set(network.state_dict()) and not any(
+        isinstance(value, torch.Tensor) for value in loose
+    )
 
 
 def fill(network: nn.Module, path: Path, *, trust: bool = False) -> None:

@@ -36,6 +36,13 @@ _OURS = (
         packages=("resmem-extract",),
         docs="https://github.com/Brain-Bridge-Lab/resmem",
     ),
+    SourceEntry(
+        name="torchvision",
+        loader="resmem_extract.models.torchvision:SOURCE",
+        description="image classification and semantic segmentation",
+        packages=("torchvision",),
+        docs="https://pytorch.org/vision/stable/models.html",
+    ),
 )
 
 _sources: dict[str, SourceEntry] = {}
