@@ -116,12 +116,13 @@ class Callback:
             If that is no tensor of one image.
         """
         made = self.function(image)
-        array = np.asarray(made.numpy() if isinstance(made, torch.Tensor) else made)
-        if array.ndim < 3 or array.dtype.kind not in "fiu":
+        if not isinstance(made, (torch.Tensor, np.ndarray)) or made.ndim < 3:
+            shape = f" {list(made.shape)}" if hasattr(made, "shape") else ""
             raise RequestError(
                 f"transform {self.name}: expected a tensor [channels, height, width], got "
-                f"{type(made).__name__} of {array.dtype} {list(array.shape)}"
+                f"{type(made).__name__}{shape}"
             )
+        array = made.numpy() if isinstance(made, torch.Tensor) else made
         return array.astype(np.float32, copy=False)
 
     def batch(self, images: npt.NDArray[Any]) -> torch.Tensor:

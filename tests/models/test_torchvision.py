@@ -91,7 +91,7 @@ def test_default_weights_come_first() -> None:
     entries = {entry.name: entry for entry in list_models("torchvision")}
     for name, entry in entries.items():
         choices = models.get_model_weights(name.removeprefix("torchvision/"))
-        assert list(entry.weights)[0] == choices.DEFAULT.name
+        assert next(iter(entry.weights)) == choices.DEFAULT.name
         assert sorted(entry.weights) == sorted(w.name for w in choices)
     swag = entries["torchvision/vit_b_16"].weights["IMAGENET1K_SWAG_E2E_V1"]
     assert (swag.licence, swag.sha256) == ("CC-BY-NC-4.0", "9ac1b537")
@@ -164,11 +164,8 @@ def test_preprocessing_of_all_weights_is_torchvisions_to_the_last_bit(rng) -> No
         seen.add(key)
         ours = load_like(text)
         for image in images:
-            own = weights.transforms()(image)
-            assert torch.equal(ours.batch(np.stack([ours.image(image)]))[0], own), (
-                text,
-                image.size,
-            )
+            own, batch = weights.transforms()(image), ours.batch(np.stack([ours.image(image)]))
+            assert torch.equal(batch[0], own), (text, image.size)
     assert len(seen) > 20
 
 
