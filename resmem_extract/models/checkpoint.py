@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,9 +18,18 @@ from torch import nn
 from ..errors import MissingExtraError, WeightsError
 from .entries import Wanted
 
-__all__ = ["State", "fill", "fill_from", "make", "read_state_dict", "state_dict_sha256"]
+__all__ = [
+    "State",
+    "fill",
+    "fill_from",
+    "first_line",
+    "make",
+    "on_meta",
+    "read_state_dict",
+    "state_dict_sha256",
+]
 
-State = dict[str, torch.Tensor]
+State = OrderedDict[str, torch.Tensor]
 _Network = TypeVar("_Network", bound=nn.Module)
 
 _NESTS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module",
@@ -37,7 +47,7 @@ def make(constructor: Callable[[], _Network], wanted: Wanted) -> _Network:
     """
     if wanted.init == "random":
         return constructor().eval()
-    network = _on_meta(constructor)
+    network = on_meta(constructor)
     if network is None or (wanted.init == "pretrained" and not _is_all_state(network)):
         network = constructor()
     if wanted.file is not None:
@@ -45,7 +55,7 @@ def make(constructor: Callable[[], _Network], wanted: Wanted) -> _Network:
     return network.eval()
 
 
-def _on_meta(constructor: Callable[[], _Network]) -> _Network | None:
+def on_meta(constructor: Callable[[], _Network]) -> _Network | None:
     """Return a network without numbers; None if its constructor reads some."""
     try:
         with torch.device("meta"):
@@ -121,7 +131,9 @@ def fill_from(network: nn.Module, state: Mapping[str, torch.Tensor], path: Path)
     expected = network.state_dict()
     state = _without_prefix(state, expected)
     counters = (name for name in expected if name.endswith("num_batches_tracked"))
-    state |= {name: torch.tensor(0) for name in counters if name not in state}
+    state.update({name: torch.tensor(0) for name in counters if name not in state})
+    if not hasattr(state, "_metadata"):  # the versions of modules, which some of them ask for
+        state._metadata = expected._metadata  # type: ignore[attr-defined]
     if problem := _misfit(expected, state):
         raise WeightsError(
             f"{path} holds the weights of another network than {type(network).__name__}: {problem}"
@@ -170,10 +182,9 @@ def _read_safetensors(path: Path) -> State:
             f"{path} is in the safetensors format; run: pip install safetensors"
         ) from error
     try:
-        state: State = load_file(path)
+        return OrderedDict(load_file(path))
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} cannot be read as safetensors ({_line(error)})") from error
-    return state
+        raise WeightsError(f"{path} cannot be read as safetensors ({first_line(error)})") from error
 
 
 def _unpickle(path: Path, trust: bool) -> Any:
@@ -187,7 +198,7 @@ def _unpickle(path: Path, trust: bool) -> Any:
             AttributeError, KeyError, IndexError, TypeError) as error:  # fmt: skip
         # torch's own words may advise to unpickle anything, which runs code.
         unsafe = isinstance(error, UnpicklingError) or "weights_only" in str(error)
-        reason = "it is no file of tensors alone" if unsafe else _line(error)
+        reason = "it is no file of tensors alone" if unsafe else first_line(error)
         raise WeightsError(
             f"{path} cannot be read as a checkpoint ({reason}); expected a state dict "
             "saved by torch.save" + ("" if trust else ", or --trust if you made it yourself")
@@ -197,7 +208,7 @@ def _unpickle(path: Path, trust: bool) -> Any:
 def _nested(content: Mapping[Any, Any]) -> State | None:
     """Return the state dict that a mapping is, or that lies in it."""
     if content and all(isinstance(value, torch.Tensor) for value in content.values()):
-        return {str(name): tensor for name, tensor in content.items()}
+        return _like(content, {str(name): tensor for name, tensor in content.items()})
     for key in _NESTS:
         if isinstance(inner := content.get(key), Mapping) and (found := _nested(inner)):
             return found
@@ -206,13 +217,26 @@ def _nested(content: Mapping[Any, Any]) -> State | None:
 
 def _without_prefix(state: Mapping[str, torch.Tensor], expected: Mapping[str, Any]) -> State:
     """Return the state under the names of a network, if a known prefix is all that differs."""
-    names = dict(state)
+    names, removed = dict(state), ""
     while not names.keys() & expected.keys():
         prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in names)), None)
         if prefix is None or not names:
-            return dict(state)
+            return _like(state, state)
         names = {name.removeprefix(prefix): tensor for name, tensor in names.items()}
-    return names
+        removed += prefix
+    return _like(state, names, removed)
+
+
+def _like(
+    original: Mapping[Any, Any], tensors: Mapping[str, torch.Tensor], removed: str = ""
+) -> State:
+    """Return a state dict with the versions of modules that another one has, if it has any."""
+    state: State = OrderedDict(tensors)
+    if (versions := getattr(original, "_metadata", None)) is not None:
+        inner = {f"{name}."[len(removed) :].rstrip("."): value for name, value in versions.items()
+                 if f"{name}.".startswith(removed)}  # fmt: skip
+        state._metadata = OrderedDict(inner)  # type: ignore[attr-defined]
+    return state
 
 
 def _misfit(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> str:
@@ -245,6 +269,7 @@ def _if_known(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in known}
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return an error of a library as the middle of a line of ours."""
     text = str(error).strip().splitlines() or [type(error).__name__]
     return " ".join(text[:2])[:200]

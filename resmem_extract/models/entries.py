@@ -33,6 +33,8 @@ class ModelEntry:
     weights: Mapping[str, WeightsFile] = field(default_factory=dict)
     """The released checkpoints by their tags, the default first; empty: it has none."""
     description: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Tags of checkpoints that it must not be filled with, and why, as the end of a message."""
     needs_trust: bool = False
     """Whether loading runs code that is downloaded, which users have to allow."""
 

@@ -88,6 +88,7 @@ def load_model(
     init: Init = choice.init if not structure_only else "none"
     file = None
     if init == "pretrained":
+        _refuse_without_weights(choice, weights)
         file = _file(choice, weights, verify, lambda record: fetch(record, progress))
     wanted = Wanted(choice.entry, init, choice.tag, file, trust)
     return _load(wanted, choice, transform)
@@ -142,10 +143,6 @@ def _choose(name: str, weights: object, pretrained: bool, seed: int) -> _Choice:
     tag = _tag(parsed, entry)
     if weights is not None:
         return _Choice(entry, "pretrained", tag, seed, entry.name)
-    if not entry.weights and not parsed.is_factory and not entry.needs_trust:
-        raise WeightsError(
-            f"{entry.name} has no released weights; use {entry.name}@{RANDOM}, or --weights FILE"
-        )
     is_default = not entry.weights or tag == next(iter(entry.weights))
     return _Choice(
         entry, "pretrained", tag, seed, entry.name if is_default else f"{entry.name}@{tag}"
@@ -165,10 +162,23 @@ def _tag(parsed: ModelName, entry: ModelEntry) -> str:
     known = {tag.lower(): tag for tag in entry.weights}
     if parsed.tag.lower() in known:
         return known[parsed.tag.lower()]
+    if parsed.tag in entry.refused:
+        raise UnknownModelError(f"{entry.name}@{parsed.tag}: {entry.refused[parsed.tag]}")
     tags = [*entry.weights, *([] if parsed.is_factory else [RANDOM])]
     close = nearest(parsed.tag, tags)
     hint = f"did you mean {', '.join(close)}?" if close else f"it has {', '.join(tags) or 'none'}"
     raise UnknownModelError(f"{entry.name} has no weights {parsed.tag!r}: {hint}")
+
+
+def _refuse_without_weights(choice: _Choice, weights: object) -> None:
+    entry = choice.entry
+    if entry.weights or weights is not None or entry.needs_trust or entry.source == "custom":
+        return
+    instead = f"use {entry.name}@{RANDOM}, or --weights FILE"
+    if entry.refused:
+        tag, reason = next(iter(entry.refused.items()))
+        instead = f"of {tag}: {reason}"
+    raise WeightsError(f"{entry.name} has no released weights; {instead}")
 
 
 def _file(

@@ -43,6 +43,22 @@ _OURS = (
         packages=("torchvision",),
         docs="https://pytorch.org/vision/stable/models.html",
     ),
+    SourceEntry(
+        name="timm",
+        loader="resmem_extract.models.timm:SOURCE",
+        description="PyTorch Image Models",
+        packages=("timm",),
+        extra="timm",
+        docs="https://huggingface.co/docs/timm",
+    ),
+    SourceEntry(
+        name="clip",
+        loader="resmem_extract.models.clip:SOURCE",
+        description="image towers of CLIP, OpenAI's and others, by open_clip",
+        packages=("open_clip_torch", "timm"),
+        extra="clip",
+        docs="https://github.com/mlfoundations/open_clip",
+    ),
 )
 
 _sources: dict[str, SourceEntry] = {}

@@ -75,6 +75,29 @@ FORMS = {
 }
 
 
+class Versioned(nn.Sequential):
+    """Asks for the version that saved it, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest) -> None:
+        self.saved_by = metadata["version"]
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_versions_of_modules_are_kept(tmp_path: Path, prefix: str) -> None:
+    old = Versioned(nn.Linear(2, 2))
+    old._version = 1
+    state = (nn.DataParallel(old) if prefix else old).state_dict()
+    torch.save(state, tmp_path / "old.pt")
+    torch.save(dict(state), tmp_path / "bare.pt")
+    for name, version in (("old.pt", 1), ("bare.pt", 2)):
+        network = Versioned(nn.Linear(2, 2))
+        fill(network, tmp_path / name)
+        assert network.saved_by == version
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("device", ["meta", "cpu"])
 def test_every_form_fills_a_network(tmp_path: Path, form: str, device: str) -> None:
