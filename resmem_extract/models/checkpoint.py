@@ -7,7 +7,7 @@ import inspect
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
@@ -33,7 +33,8 @@ State = OrderedDict[str, torch.Tensor]
 _Network = TypeVar("_Network", bound=nn.Module)
 
 _NESTS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module",
-          "weights", "teacher", "student", "encoder")  # fmt: skip
+          "weights", "teacher", "student", "encoder",
+          "classy_state_dict", "base_model", "trunk")  # fmt: skip
 """Keys under which training programs keep a network among other things, likelier ones first."""
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "backbone.", "encoder.")
 """What wrappers put in front of every name: DataParallel, torch.compile, Lightning."""
@@ -78,7 +79,7 @@ def fill(network: nn.Module, path: Path, *, trust: bool = False) -> None:
     fill_from(network, read_state_dict(path, trust=trust), path)
 
 
-def read_state_dict(path: Path, *, trust: bool = False, nest: Sequence[str] = ()) -> State:
+def read_state_dict(path: Path, *, trust: bool = False) -> State:
     """Return the tensors of a checkpoint by name.
 
     Understood are safetensors, and what torch.save writes: a state dict, or one among other
@@ -91,8 +92,6 @@ def read_state_dict(path: Path, *, trust: bool = False, nest: Sequence[str] = ()
     trust : bool
         Unpickle whatever the file holds, which may run code. By default only tensors and plain
         containers are.
-    nest : sequence of str
-        The keys that lead to the state dict, where the usual ones do not.
 
     Raises
     ------
@@ -102,10 +101,6 @@ def read_state_dict(path: Path, *, trust: bool = False, nest: Sequence[str] = ()
         For safetensors without the package of that name.
     """
     content = _read_safetensors(path) if _is_safetensors(path) else _unpickle(path, trust)
-    for key in nest:
-        if not isinstance(content, Mapping) or key not in content:
-            raise WeightsError(f"{path} has no {'.'.join(nest)}; it holds {_keys(content)}")
-        content = content[key]
     if isinstance(content, nn.Module):  # trusted
         content = content.state_dict()
     if not isinstance(content, Mapping):

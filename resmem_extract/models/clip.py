@@ -33,7 +33,7 @@ class ImageTower(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.visual = network.visual
+        self.visual: nn.Module = network.visual  # type: ignore[assignment]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return what `encode_image` does, `[n, dimensions]`, without normalisation."""
@@ -72,13 +72,7 @@ class _Source:
         if wanted.file is not None:
             try:
                 load_checkpoint(network, str(wanted.file.path), weights_only=not wanted.trust)
-            except (
-                RuntimeError,
-                LookupError,
-                ValueError,
-                AttributeError,
-                UnpicklingError,
-            ) as error:
+            except _UNFIT as error:
                 raise WeightsError(
                     f"{wanted.file.path} holds no weights of {wanted.entry.name}, or more than "
                     f"tensors ({first_line(error)})"
@@ -89,6 +83,7 @@ class _Source:
 
 SOURCE: Source = _Source()
 
+_UNFIT = (RuntimeError, LookupError, ValueError, AttributeError, UnpicklingError)
 _PREPARE = ("mean", "std", "interpolation", "resize_mode")
 
 

