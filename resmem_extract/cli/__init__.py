@@ -18,6 +18,7 @@ from .options import FLAG
 from .run import run_command
 from .score import score_command
 from .terminal import run_app
+from .weights import weights_app
 
 __all__ = ["extract_main", "main"]
 
@@ -31,6 +32,7 @@ app.command("info")(info_command)
 app.command("score")(score_command)
 app.command("run")(run_command)
 app.command("bench")(bench_command)
+app.add_typer(weights_app, name="weights")
 
 extract_app = typer.Typer(context_settings=_SETTINGS, pretty_exceptions_enable=False)
 extract_app.command()(extract_command)

@@ -35,6 +35,7 @@ from .options import (
     requested,
 )
 from .terminal import notes, print_json, progress_bar, results
+from .weights import fetch_missing
 
 if TYPE_CHECKING:
     from ..config import ExtractRun
@@ -124,6 +125,8 @@ def run_extract(run: ExtractRun, *, as_json: bool, quiet: bool) -> None:
     """Do what a validated run asks, and print the summary."""
     from ..pipeline import extract, extract_many
 
+    if run.weights is None and run.pretrained:
+        fetch_missing(run.model, quiet)
     with progress_bar("extracting", f"loading {', '.join(run.model)}", quiet) as progress:
         shared: dict[str, Any] = {"out": run.out, "progress": progress, "tell": notes(quiet)}
         shared |= run.options()

@@ -34,6 +34,7 @@ from .options import (
     requested,
 )
 from .terminal import notes, print_json, progress_bar, results
+from .weights import fetch_missing
 
 if TYPE_CHECKING:
     from ..config import ScoreRun
@@ -85,6 +86,8 @@ def run_score(run: ScoreRun, *, as_json: bool, quiet: bool) -> None:
     """Do what a validated run asks, and print the table or the summary."""
     from ..pipeline import score
 
+    if run.weights is None and run.pretrained:
+        fetch_missing([run.model], quiet)
     with progress_bar("scoring", f"loading {run.model}", quiet) as progress:
         scores = score(
             run.model,

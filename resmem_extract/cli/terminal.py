@@ -30,7 +30,7 @@ from rich.text import Text
 
 from ..errors import ResmemExtractError
 
-__all__ = ["INTERRUPTED", "notes", "print_json", "progress_bar", "results", "run_app"]
+__all__ = ["INTERRUPTED", "notes", "print_json", "progress_bar", "results", "run_app", "stderr"]
 
 INTERRUPTED = 130
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]  # click's own, or typer's copy
@@ -38,12 +38,12 @@ _LOG_EVERY = 60.0
 """Seconds between lines of progress where stderr is a file."""
 
 results = Console(soft_wrap=True, highlight=False)
-_stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def notes(quiet: bool) -> Callable[[str], None]:
     """Return a function that tells the user one line, or nobody."""
-    return (lambda _line: None) if quiet else (lambda line: _stderr.print(escape(line)))
+    return (lambda _line: None) if quiet else (lambda line: stderr.print(escape(line)))
 
 
 def print_json(value: Any) -> None:
@@ -61,7 +61,7 @@ def progress_bar(
     """
     if quiet:
         yield None
-    elif not _stderr.is_terminal:
+    elif not stderr.is_terminal:
         yield _Log(what)
     else:
         columns = (
@@ -72,8 +72,8 @@ def progress_bar(
             TimeRemainingColumn(elapsed_when_finished=True),
         )
         with ExitStack() as shown:
-            waiting = shown.enter_context(_stderr.status(f"{escape(before)} ..."))
-            bar = Progress(*columns, console=_stderr, transient=True)
+            waiting = shown.enter_context(stderr.status(f"{escape(before)} ..."))
+            bar = Progress(*columns, console=stderr, transient=True)
             task = bar.add_task(what)
 
             def update(done: int, total: int) -> None:

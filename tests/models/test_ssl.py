@@ -96,7 +96,5 @@ def test_code_from_elsewhere_has_to_be_allowed(tmp_path, monkeypatch) -> None:
         assert "allow it with --trust" in str(raised.value)
     model = load_model("ssl/vicreg-rn50x2", trust=True)
     assert [info.path for info in model.list_modules()] == ["0", "1", "2", "output"]
-    with pytest.raises(
-        WeightsError, match=r"torch\.hub cannot load resnet200x2 of"
-    ):
+    with pytest.raises(WeightsError, match=r"torch\.hub cannot load resnet200x2 of"):
         load_model("ssl/vicreg-rn200x2", trust=True)
