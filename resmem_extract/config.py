@@ -29,6 +29,7 @@ from .types import (
     Pool,
     Precision,
     Reduction,
+    Tokens,
 )
 
 __all__ = [
@@ -119,6 +120,8 @@ class ExtractOptions(RunOptions):
     """Of the stored activations."""
     pool: Pool = "none"
     """Average or maximum over height and width, or over tokens."""
+    tokens: Tokens = "all"
+    """Of a transformer: the class token, the mean of the patches, or both."""
     flatten: bool = False
     """Store one vector an image."""
     compression: Compression = "none"
@@ -129,7 +132,7 @@ class ExtractOptions(RunOptions):
     @property
     def reduction(self) -> Reduction:
         """What is done to activations before they are stored."""
-        return Reduction(pool=self.pool, flatten=self.flatten)
+        return Reduction(pool=self.pool, flatten=self.flatten, tokens=self.tokens)
 
 
 class _Run(BaseModel):

@@ -15,6 +15,7 @@ from torch import nn
 from ..errors import OverflowInDtypeError, RequestError, WorkError
 from ..path_grammar import Address
 from ..types import NO_REDUCTION, EngineName, Precision, Reduction
+from .attention import expose_attention
 from .device import arithmetic
 from .dry_run import FEW, MORE, Captured, observe, settle, with_batch_axis
 from .graph import GraphEngine
@@ -104,7 +105,9 @@ class Capture:
         try:
             with torch.inference_mode(), arithmetic(self.precision, self.device):
                 return {
-                    captured.path: self._to_numpy(captured, reduce(output, reduction))
+                    captured.path: self._to_numpy(
+                        captured, reduce(output, reduction, is_attention=captured.is_attention)
+                    )
                     for captured, output in zip(self.captured, self.forward(inputs), strict=True)
                 }
         except torch.cuda.OutOfMemoryError as error:
@@ -183,7 +186,7 @@ def prepare(
     RequestError
         If an activation has no batch axis, or the engine asked for cannot be used.
     """
-    network = network.to(device).eval()
+    network, addresses = expose_attention(network.to(device).eval(), addresses)
     few, more = (_to_device(make_input(n), device) for n in (FEW, MORE))
     with torch.inference_mode(), arithmetic("float32", device):
         seen = observe(network, few, dict.fromkeys(address.module for address in addresses))

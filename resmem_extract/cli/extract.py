@@ -72,6 +72,15 @@ def extract_command(
             rich_help_panel=_STORE,
         ),
     ] = "none",
+    tokens: Annotated[
+        str,
+        typer.Option(
+            "--tokens",
+            metavar="WHICH",
+            help="Of transformers: all, cls, mean (of the patches) or cls+mean.",
+            rich_help_panel=_STORE,
+        ),
+    ] = "all",
     flatten: Annotated[
         bool,
         typer.Option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -12,9 +12,10 @@ from torch import nn
 from ..cache import remembered
 from ..capture import ModuleInfo, list_modules
 from ..module_path import ModulePaths
-from ..types import Preprocessing
+from ..types import Preprocessing, Reduction
 from ..weights import LocatedWeights
 from .checkpoint import state_dict_sha256
+from .tokens import token_layout
 
 __all__ = ["Model"]
 
@@ -65,6 +66,12 @@ class Model:
             return compute()
         by = " ".join(f"{name} {version}" for name, version in sorted(self.packages.items()))
         return remembered(f"state dict of {self.name} by {by} from {self.weights.sha256}", compute)
+
+    def adapt(self, reduction: Reduction) -> Reduction:
+        """Return a reduction that knows where this network has which tokens."""
+        if reduction.tokens == "all":
+            return reduction
+        return replace(reduction, layout=token_layout(self.network))
 
     def list_modules(self, match: str | None = None) -> list[ModuleInfo]:
         """Return one line for every module, or for those that a path or a glob addresses.

@@ -220,4 +220,4 @@ def _prepare_one(work: DeviceWork, device: str, hardware: str) -> _Network:
         except CannotCompileError as error:
             reason = str(error)
     ready = Ready(eager.captured, eager.engine, eager.channels_last, reason, hardware)
-    return _Network(model, capture, work.reduction, ready)
+    return _Network(model, capture, model.adapt(work.reduction), ready)

@@ -156,6 +156,7 @@ class Runner:
 
 def runner(model: Model, capture: Capture, reduction: Reduction = NO_REDUCTION) -> Runner:
     """Return how images pass through a model in this process."""
+    reduction = model.adapt(reduction)
     return Runner(
         prepare=model.preprocessing.image,
         run=lambda pixels: capture(model.preprocessing.batch(pixels), reduction),
