@@ -91,8 +91,8 @@ def _the_attention_in(network: nn.Module, address: Address) -> str:
     start = modules.get(address.module, network)
     prefix = "" if start is network else f"{address.module}."
     if _is_attention(start):
-        return str(address.module)
-    inside: list[str] = [prefix + name for name, module in start.named_modules() if _is_attention(module)]
+        return address.module
+    inside: list[str] = [prefix + n for n, m in start.named_modules() if _is_attention(m)]
     if len(inside) == 1:
         return inside[0]
     everywhere = [name for name, module in modules.items() if _is_attention(module)]

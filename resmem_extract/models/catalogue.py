@@ -89,7 +89,9 @@ def _names_of(model: ModelEntry) -> list[str]:
 
 
 def _unknown(name: ModelName, known: Iterable[str], option: str) -> UnknownModelError:
-    close = nearest(name.base, list(known))
+    known = list(known)
+    same = [text for text in known if text.lower() == name.base.lower()]
+    close = same or nearest(name.base, known)
     hint = f": did you mean {', '.join(close)}?" if close else ""
     return UnknownModelError(
         f"no model {name.base!r}{hint}; `resmem-extract models {option}`".rstrip("` ")
