@@ -11,9 +11,10 @@ osf_files=https://api.osf.io/v2/nodes/qf5ry/files/osfstorage/
 
 usage() {
     cat <<EOF
-Usage: ./get_weights.sh [--cache DIR]
+Usage: ./get_weights.sh [--cache DIR] [CONFIG.yaml | NAME]...
 
-Put ResMem's released weights (503 MiB, non-commercial use only) where resmem_extract looks for
+With configurations or names of networks, fetch the weights of all networks that they name, by the
+installed resmem_extract. Without, put ResMem's released weights (503 MiB, non-commercial use only) where resmem_extract looks for
 them, for machines whose compute nodes have no internet: run it where there is internet, or where
 the package 'resmem' is installed. The file is taken from the first of these that has it:
   1. the installed package 'resmem' of \$PYTHON (a hard link where possible: no space is used)
@@ -28,7 +29,8 @@ Size and SHA-256 are checked. It may be run twice, and may be interrupted.
 Environment: PYTHON, the interpreter to use [python3].
 Exit status: 0 the file is there and verified; 1 it could not be had; 2 wrong usage.
 
-Example: ./get_weights.sh --cache /shared/resmem && export RESMEM_EXTRACT_CACHE=/shared/resmem
+Examples: ./get_weights.sh --cache /shared/resmem && export RESMEM_EXTRACT_CACHE=/shared/resmem
+          ./get_weights.sh configs/resmem_features.yaml torchvision/resnet50
 EOF
 }
 
@@ -161,7 +163,8 @@ while [ $# -gt 0 ]; do
         -h | --help) usage; exit 0 ;;
         --cache) [ $# -ge 2 ] || fail 2 "--cache needs a folder; see --help"; cache=$2; shift 2 ;;
         --cache=*) cache=${1#*=}; shift ;;
-        *) fail 2 "unknown argument '$1'; see --help" ;;
+        -*) fail 2 "unknown argument '$1'; see --help" ;;
+        *) break ;;
     esac
 done
 if [ -z "$cache" ]; then
@@ -175,6 +178,18 @@ if [ -z "$cache" ]; then
 fi
 python=${PYTHON:-python3}
 command -v "$python" >/dev/null 2>&1 || fail 2 "no '$python' here; set PYTHON to a Python 3"
+
+if [ $# -gt 0 ]; then
+    export RESMEM_EXTRACT_CACHE="$cache"
+    wanted=$("$python" -m resmem_extract weights fetch --dry-run "$@") || exit $?
+    # ResMem's come from where this script can find them, all others from their publishers.
+    case "
+$wanted" in
+        *"
+resmem: "*) (set --; PYTHON=$python "$0" --cache "$cache") || exit $? ;;
+    esac
+    exec "$python" -m resmem_extract weights fetch "$@"
+fi
 
 folder=$cache/weights
 target=$folder/$name

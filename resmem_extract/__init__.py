@@ -13,7 +13,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .errors import ResmemExtractError
     from .images import StimulusSet, find_images, sample_photographs
-    from .models import MODELS, load_model
+    from .models import list_models, load_model
     from .models.base import Model
     from .pipeline.cluster import extract_on_ray
     from .pipeline.extract import extract, extract_many
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "MODELS",
     "ExtractSummary",
     "Model",
     "ResmemExtractError",
@@ -45,6 +44,7 @@ __all__ = [
     "extract_many",
     "extract_on_ray",
     "find_images",
+    "list_models",
     "load_model",
     "merge_activations",
     "merge_stores",
@@ -58,7 +58,6 @@ __all__ = [
 ]
 
 _HOME = {
-    "MODELS": "models",
     "ExtractSummary": "pipeline",
     "Model": "models.base",
     "ResmemExtractError": "errors",
@@ -70,6 +69,7 @@ _HOME = {
     "extract_many": "pipeline",
     "extract_on_ray": "pipeline.cluster",
     "find_images": "images",
+    "list_models": "models",
     "load_model": "models",
     "merge_activations": "store",
     "merge_stores": "store",

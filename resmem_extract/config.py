@@ -29,11 +29,13 @@ from .types import (
     Pool,
     Precision,
     Reduction,
+    Tokens,
 )
 
 __all__ = [
     "ExtractOptions",
     "ExtractRun",
+    "ModelOptions",
     "Run",
     "RunOptions",
     "ScoreRun",
@@ -74,10 +76,32 @@ _GivenPath = Annotated[Path, BeforeValidator(_as_path)]
 _Count = Annotated[int, Field(strict=True, gt=0)]
 
 
-class RunOptions(BaseModel):
-    """How images go through a network."""
+class ModelOptions(BaseModel):
+    """Which weights a network has, and how images are prepared for it; see `load_model`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: _GivenPath | None = None
+    """A checkpoint in place of the released one."""
+    verify: bool = True
+    """False accepts weights of one's own where the hash of the released ones is known."""
+    transform: Any = None
+    """In place of the network's own preprocessing: a name, ``package.module:callable``, or, in
+    Python, a callable."""
+    pretrained: bool = True
+    """False gives random weights."""
+    seed: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Of random weights."""
+    trust: bool = False
+    """Allow code from elsewhere to run."""
+
+    def model_options(self) -> dict[str, Any]:
+        """Return these fields, for `load_model`."""
+        return {name: getattr(self, name) for name in ModelOptions.model_fields}
+
+
+class RunOptions(ModelOptions):
+    """How images go through a network."""
 
     batch_size: _Count | None = None
     """Images in one forward pass; this and the next three are chosen from the machine."""
@@ -110,6 +134,8 @@ class ExtractOptions(RunOptions):
     """Of the stored activations."""
     pool: Pool = "none"
     """Average or maximum over height and width, or over tokens."""
+    tokens: Tokens = "all"
+    """Of a transformer: the class token, the mean of the patches, or both."""
     flatten: bool = False
     """Store one vector an image."""
     compression: Compression = "none"
@@ -126,15 +152,12 @@ class ExtractOptions(RunOptions):
     @property
     def reduction(self) -> Reduction:
         """What is done to activations before they are stored."""
-        return Reduction(pool=self.pool, flatten=self.flatten)
+        return Reduction(pool=self.pool, flatten=self.flatten, tokens=self.tokens)
 
 
 class _Run(BaseModel):
-    """What every run names: weights, images."""
+    """What every run names."""
 
-    weights: _GivenPath | None = None
-    verify: bool = True
-    """False accepts weights of one's own."""
     images: _GivenPath | None = None
     """Whatever path `find_images` takes; by default the photographs of scikit-image and -learn."""
 
@@ -162,7 +185,7 @@ class ExtractRun(_Run, ExtractOptions):
 
     def options(self) -> dict[str, Any]:
         """Return the fields of `ExtractOptions`."""
-        return self.model_dump(include=set(ExtractOptions.model_fields))
+        return {name: getattr(self, name) for name in ExtractOptions.model_fields}
 
 
 class ScoreRun(_Run, RunOptions):
@@ -175,7 +198,7 @@ class ScoreRun(_Run, RunOptions):
 
     def options(self) -> dict[str, Any]:
         """Return the fields of `RunOptions`."""
-        return self.model_dump(include=set(RunOptions.model_fields))
+        return {name: getattr(self, name) for name in RunOptions.model_fields}
 
 
 Run = ExtractRun | ScoreRun

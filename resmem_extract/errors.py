@@ -19,6 +19,7 @@ __all__ = [
     "InUseError",
     "IncompleteStoreError",
     "MissingExtraError",
+    "MissingWeightsError",
     "OverflowInDtypeError",
     "RequestError",
     "ResmemExtractError",
@@ -61,6 +62,10 @@ class UnknownModuleError(RequestError, LookupError):
 
 class WeightsError(RequestError, OSError):
     """A weights file is missing, or is not the file that it should be."""
+
+
+class MissingWeightsError(WeightsError):
+    """Nothing on this machine is the weights file that is needed."""
 
 
 class MissingExtraError(RequestError, ImportError):

@@ -10,7 +10,8 @@ A path is resolved in a fixed order, and the first reading that fits is taken:
 4. a glob, ``features.layer3.*`` (`*` within one segment, `**` over any number of segments).
 
 Suffixes narrow what is taken: ``@k`` the k-th call of a module that one forward pass calls more
-than once, ``[i]`` or ``[key]`` a part of an output that is a tuple or a dict. Whether a call or a
+than once, ``[i]`` or ``[key]`` a part of an output that is a tuple or a dict, ``@attention`` the
+attention map. Whether a call or a
 part exists is known only once the network has run; see `resmem_extract.capture`.
 """
 
@@ -23,7 +24,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .errors import RequestError, UnknownModuleError, nearest
-from .path_grammar import OUTPUT, Address, Key, glob_pattern
+from .path_grammar import ATTENTION, OUTPUT, Address, Key, glob_pattern
 
 if TYPE_CHECKING:
     from torch import nn
@@ -137,15 +138,15 @@ class ModulePaths:
             If the path is not well-formed.
         """
         text = text.strip()
-        stem, call, keys = self._split(text)
+        stem, call, keys, attention = self._split(text)
         if (name := self._find(stem)) is not None:
-            return [Address(name, self.index_path(name), text, call, keys)]
+            return [Address(name, self.index_path(name), text, call, keys, attention=attention)]
         if "*" in stem:
             pattern = glob_pattern(stem)
             names = [name for name in self.names if pattern.fullmatch(name)]
             if names:
                 found = (Address(n, self.index_path(n), text, call, keys) for n in names)
-                return [replace(address, from_glob=True) for address in found]
+                return [replace(a, from_glob=True, attention=attention) for a in found]
             raise UnknownModuleError(f"no module matches {text!r}; {self._how_to_list()}")
         asked = text if nearest(stem, list(self.lists)) else stem
         raise UnknownModuleError(f"no module {text!r}{self._nearest(asked)}; {self._how_to_list()}")
@@ -187,8 +188,11 @@ class ModulePaths:
             )
         return paths[index]
 
-    def _split(self, text: str) -> tuple[str, int | None, tuple[Key, ...]]:
-        """Split ``relu@0[1]`` into stem, call and keys; a declared list keeps its index."""
+    def _split(self, text: str) -> tuple[str, int | None, tuple[Key, ...], bool]:
+        """Split ``relu@0[1]`` into stem, call, keys and whether its attention is meant.
+
+        A declared list keeps its index.
+        """
         for stem in _stems(text):
             if self._find(stem) is not None:
                 return stem, *_parse_suffix(text, text[len(stem) :])
@@ -220,7 +224,7 @@ class ModulePaths:
         return f"`resmem-extract modules --model {self._model}` lists all"
 
 
-_SUFFIX = re.compile(r"@\d+$|\[[^\[\]]*\]$")
+_SUFFIX = re.compile(rf"@\d+$|@{ATTENTION}$|\[[^\[\]]*\]$")
 _LISTED = re.compile(r"(?P<list>[^\[\]@]+)\[(?P<index>\d+)\]")
 
 
@@ -232,12 +236,14 @@ def _stems(text: str) -> Iterator[str]:
         yield text
 
 
-def _parse_suffix(text: str, suffix: str) -> tuple[int | None, tuple[Key, ...]]:
+def _parse_suffix(text: str, suffix: str) -> tuple[int | None, tuple[Key, ...], bool]:
+    if suffix == f"@{ATTENTION}":
+        return None, (), True
     if not (parsed := re.fullmatch(r"(?:@(?P<call>\d+))?(?P<keys>(?:\[[^\[\]]+\])*)", suffix)):
         raise RequestError(
             f"module path {text!r}: {suffix!r} is not a suffix; expected @CALL, then [KEY], "
-            "for example relu@0 or attention[0]"
+            "for example relu@0 or attention[0]; or @attention alone"
         )
     keys = re.findall(r"\[([^\[\]]+)\]", parsed["keys"])
     call = int(parsed["call"]) if parsed["call"] else None
-    return call, tuple(int(k) if k.isdecimal() else k.strip("'\"") for k in keys)
+    return call, tuple(int(k) if k.isdecimal() else k.strip("'\"") for k in keys), False

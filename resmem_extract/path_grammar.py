@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["OUTPUT", "Address", "Key", "glob_pattern", "same_module", "split_suffix"]
+__all__ = ["ATTENTION", "OUTPUT", "Address", "Key", "glob_pattern", "same_module", "split_suffix"]
 
 OUTPUT = "output"
 """The name of what a network returns."""
+
+ATTENTION = "attention"
+"""The suffix, after an ``@``, of the attention map of a module."""
 
 Key = int | str
 """Leads into an output that is a tuple or a dict."""
@@ -30,9 +33,13 @@ class Address:
     """Which part of the output, outermost first; empty for a tensor, or for the first tensor."""
     from_glob: bool = False
     """Whether the user named this module only through a pattern."""
+    attention: bool = False
+    """Whether the attention map is meant, not the output."""
+    shown: str = ""
+    """Canonical path where that is not made of `module`, `call` and `keys`."""
 
 
-_SUFFIX = re.compile(r"(@\d+)?(\[[^\]]*\])*$")
+_SUFFIX = re.compile(rf"(@\d+|@{ATTENTION})?(\[[^\]]*\])*$")
 
 
 def split_suffix(text: str) -> tuple[str, str]:

@@ -27,6 +27,8 @@ __all__ = [
     "Preprocessing",
     "Progress",
     "Reduction",
+    "TokenLayout",
+    "Tokens",
 ]
 
 Compression = Literal["none", "bitshuffle-lz4"]
@@ -39,6 +41,7 @@ Progress = Callable[[int, int], None]
 """Told, after each batch, how many images are done and how many there are."""
 DType = Literal["float32", "float16"]
 Pool = Literal["none", "avg", "max"]
+Tokens = Literal["all", "cls", "mean", "cls+mean"]
 
 
 class Preprocessing(Protocol):
@@ -62,6 +65,18 @@ class Preprocessing(Protocol):
 
 
 @dataclass(frozen=True)
+class TokenLayout:
+    """Where a transformer has which tokens."""
+
+    prefix: int = 0
+    """How many come before the patches: the class token, registers."""
+    has_cls: bool = False
+    """Whether the first of them is a class token."""
+    total: int | None = None
+    """How many there are with the patches, if that is known."""
+
+
+@dataclass(frozen=True)
 class Reduction:
     """What is done to each activation before it is stored."""
 
@@ -69,10 +84,15 @@ class Reduction:
     """Average or maximum over height and width, or over tokens; vectors stay as they are."""
     flatten: bool = False
     """One vector an image, in C order of the axes."""
+    tokens: Tokens = "all"
+    """Of activations `[tokens, units]`: the class token, the mean of the patches, or both."""
+    layout: TokenLayout = TokenLayout()
+    """Of the network's tokens; not part of what is asked."""
 
     def describe(self) -> dict[str, Any]:
         """Return this record as JSON values (the attribute `reduce` of a data set)."""
-        return {"pool": self.pool, "flatten": self.flatten}
+        described: dict[str, Any] = {"pool": self.pool, "flatten": self.flatten}
+        return described if self.tokens == "all" else {**described, "tokens": self.tokens}
 
 
 NO_REDUCTION = Reduction()

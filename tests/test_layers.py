@@ -45,6 +45,7 @@ LAYER = {
 # Modules directly in the package that have not the name of their unit.
 UNIT_OF_MODULE = {
     "decoding": "images",
+    "downloads": "weights",
     "__init__": "top",
     "__main__": "top",
 }

@@ -29,6 +29,7 @@ RECORD = WeightsFile(
     member="toynet_weights_for_tests/model.pt",
     licence="none",
     hint="run ./get_weights.sh",
+    variable_names_file=True,
 )
 
 
@@ -151,7 +152,7 @@ def test_filename_bears_the_hash() -> None:
     assert RECORD.filename == f"toynet-{RECORD.sha256[:8]}.pt"
 
 
-@pytest.mark.parametrize("sha256", ["", "ab", "A" * 64])
+@pytest.mark.parametrize("sha256", ["ab", "A" * 64, "0" * 65])
 def test_record_refuses_what_is_no_hash(sha256: str) -> None:
     with pytest.raises(ValueError, match="not a SHA-256"):
         dataclasses.replace(RECORD, sha256=sha256)

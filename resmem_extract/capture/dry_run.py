@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from ..errors import RequestError, UnknownModuleError
-from ..path_grammar import Address
+from ..path_grammar import ATTENTION, Address
+from .attention import expose_attention
 from .hooks import Target, hooked
 from .outputs import batch_axis, tensors
 
@@ -58,6 +59,8 @@ class Captured:
     batch_axis: int
     links: tuple[str, ...]
     """Other names by which the activation may be asked for."""
+    is_attention: bool = False
+    """Whether it is an attention map, `[heads, queries, keys]`."""
 
 
 @dataclass(frozen=True)
@@ -164,19 +167,21 @@ def _choose(address: Address, seen: Observed) -> tuple[Captured, torch.Tensor]:
         (keys, tensor) for keys, tensor in calls[call] if _leads_to(address.keys, keys)
     )
     numbered = address.module + (f"@{call}" if len(calls) > 1 else "")
-    path = numbered + _suffix(keys)
+    path = address.shown or numbered + _suffix(keys)
     links = [address.requested] if not address.from_glob else []
-    if address.call is None and not address.keys:
+    if address.call is None and not address.keys and not address.attention:
         links.append(address.module)
     captured = Captured(
         path=path,
         requested=address.requested,
-        index_path=address.index_path + path[len(address.module) :],
+        index_path=address.index_path
+        + (f"@{ATTENTION}" if address.attention else path[len(address.module) :]),
         target=Target(address.module, call, keys),
         calls=len(calls),
         shape=tuple(tensor.shape),
         batch_axis=-1,
         links=tuple(link for link in dict.fromkeys(links) if link != path),
+        is_attention=address.attention,
     )
     return captured, tensor
 
@@ -237,17 +242,20 @@ def list_modules(
     UnknownModuleError
         For a call or part that does not exist.
     """
+    network, addresses = expose_attention(network, addresses)
     names = [address.module for address in addresses]
     with torch.inference_mode():
         seen = [observe(network, make_input(n), names, _shape_alone) for n in (FEW, MORE)]
     types = {name: type(module).__name__ for name, module in network.named_modules()}
-    if any(address.call is not None or address.keys for address in addresses):
+    if any(address.call is not None or address.keys or address.shown for address in addresses):
         pairs = zip(*(settle(addresses, s)[0] for s in seen), strict=True)
         return [
             ModuleInfo(
                 captured.path,
                 captured.index_path,
-                types.get(captured.target.module, types[""]),
+                "attention map"
+                if captured.is_attention
+                else types.get(captured.target.module, types[""]),
                 *_size(small, large, captured.calls),
             )
             for (captured, small), (_, large) in pairs

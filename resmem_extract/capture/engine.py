@@ -17,6 +17,7 @@ from torch import nn
 from ..errors import OverflowInDtypeError, RequestError, WorkError
 from ..path_grammar import Address
 from ..types import NO_REDUCTION, EngineName, Precision, Reduction
+from .attention import expose_attention
 from .device import arithmetic, autocast_dtype
 from .dry_run import FEW, MORE, Captured, MakeInput, observe, settle, with_batch_axis
 from .fused import FusedEngine, graph_of
@@ -113,7 +114,12 @@ class Capture:
             with lane.entered(), torch.inference_mode(), arithmetic(self.precision, self.device):
                 outputs = zip(self.captured, self.forward(inputs), strict=True)
                 return lane.fetch(
-                    {c.path: self._as_stored(c, reduce(output, reduction)) for c, output in outputs}
+                    {
+                        c.path: self._as_stored(
+                            c, reduce(output, reduction, is_attention=c.is_attention)
+                        )
+                        for c, output in outputs
+                    }
                 )
         except torch.cuda.OutOfMemoryError as error:
             if len(inputs) == 1:
@@ -193,7 +199,7 @@ def prepare(
     RequestError
         If an activation has no batch axis, or the engine asked for cannot be used.
     """
-    network = network.to(device).eval()
+    network, addresses = expose_attention(network.to(device).eval(), addresses)
     few, more = (_to_device(make_input(n), device) for n in (FEW, MORE))
     with torch.inference_mode(), arithmetic("float32", device):
         seen = observe(network, few, dict.fromkeys(address.module for address in addresses))

@@ -72,6 +72,12 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.returned: dict[str, list[Returned]] = {}
 
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Do not look into attention: its code branches on what proxies do not tell."""
+        return isinstance(m, nn.MultiheadAttention) or super().is_leaf_module(
+            m, module_qualified_name
+        )
+
     def call_module(
         self,
         m: nn.Module,

@@ -13,14 +13,16 @@ from .._version import __version__
 from .bench import bench_command
 from .export import export_command
 from .extract import extract_command
-from .listings import info_command, models_command, modules_command
+from .info import info_command
 from .merge import merge_command
+from .models import models_command, modules_command
 from .options import FLAG
 from .run import run_command
 from .score import score_command
 from .split import split_command
 from .terminal import run_app
 from .verify import verify_command
+from .weights import weights_app
 
 __all__ = ["extract_main", "main"]
 
@@ -38,6 +40,7 @@ app.command("export")(export_command)
 app.command("score")(score_command)
 app.command("run")(run_command)
 app.command("bench")(bench_command)
+app.add_typer(weights_app, name="weights")
 
 extract_app = typer.Typer(context_settings=_SETTINGS, pretty_exceptions_enable=False)
 extract_app.command()(extract_command)

@@ -16,9 +16,13 @@ from .options import (
     JsonOption,
     ModelOption,
     PrecisionOption,
+    PretrainedOption,
     QuietOption,
+    SeedOption,
     StreamsOption,
     ThreadsOption,
+    TransformOption,
+    TrustOption,
     UnverifiedOption,
     WeightsOption,
     WorkersOption,
@@ -67,6 +71,10 @@ def bench_command(
     compile_when: CompileOption = "off",
     weights: WeightsOption = None,
     unverified: UnverifiedOption = False,
+    transform: TransformOption = None,
+    pretrained: PretrainedOption = True,
+    seed: SeedOption = 0,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -84,6 +92,12 @@ def bench_command(
         "device": device,
         "precision": precision,
         "compile": compile_when,
+        "weights": weights,
+        "verify": not unverified,
+        "transform": transform,
+        "pretrained": pretrained,
+        "seed": seed,
+        "trust": trust,
     }
     validated(RunOptions, asked, "bench", as_option)
     from ..pipeline.bench import bench
@@ -94,8 +108,6 @@ def bench_command(
         images,
         n_images=n_images,
         folder=out.parent if out else Path(),
-        weights=weights,
-        verify=not unverified,
         tell=notes(quiet),
         **asked,
     )

@@ -24,11 +24,15 @@ from .options import (
     OnErrorOption,
     OverwriteOption,
     PrecisionOption,
+    PretrainedOption,
     QuietOption,
     RestartOption,
+    SeedOption,
     ShardOption,
     StreamsOption,
     ThreadsOption,
+    TransformOption,
+    TrustOption,
     UnverifiedOption,
     WeightsOption,
     WorkersOption,
@@ -36,6 +40,7 @@ from .options import (
     requested,
 )
 from .terminal import notes, print_json, progress_bar, results, told_of_interrupt
+from .weights import fetch_missing
 
 if TYPE_CHECKING:
     from ..config import ExtractRun
@@ -72,6 +77,15 @@ def extract_command(
             rich_help_panel=_STORE,
         ),
     ] = "none",
+    tokens: Annotated[
+        str,
+        typer.Option(
+            "--tokens",
+            metavar="WHICH",
+            help="Of transformers: all, cls, mean (of the patches) or cls+mean.",
+            rich_help_panel=_STORE,
+        ),
+    ] = "all",
     flatten: Annotated[
         bool,
         typer.Option(
@@ -100,6 +114,10 @@ def extract_command(
     exif_orientation: ExifOption = False,
     weights: WeightsOption = None,
     unverified: UnverifiedOption = False,
+    transform: TransformOption = None,
+    pretrained: PretrainedOption = True,
+    seed: SeedOption = 0,
+    trust: TrustOption = False,
     overwrite: OverwriteOption = False,
     restart: RestartOption = False,
     extend: ExtendOption = False,
@@ -126,6 +144,8 @@ def run_extract(run: ExtractRun, *, as_json: bool, quiet: bool) -> None:
     """Do what a validated run asks, and print the summary."""
     from ..pipeline import extract, extract_many
 
+    if run.weights is None and run.pretrained:
+        fetch_missing(run.model, quiet)
     with progress_bar("extracting", f"loading {', '.join(run.model)}", quiet) as progress:
         shared: dict[str, Any] = {"out": run.out, "progress": progress, "tell": notes(quiet)}
         shared |= run.options()
@@ -135,7 +155,6 @@ def run_extract(run: ExtractRun, *, as_json: bool, quiet: bool) -> None:
             elif len(run.model) > 1:
                 summaries = extract_many(run.model, run.module, run.images, **shared)
             else:
-                shared |= {"weights": run.weights, "verify": run.verify}
                 summaries = [extract(run.model[0], run.module, run.images, **shared)]
     if as_json:
         described = [_as_json(summary) for summary in summaries]
@@ -148,11 +167,8 @@ def run_extract(run: ExtractRun, *, as_json: bool, quiet: bool) -> None:
 def _extract_on_cluster(run: ExtractRun, shared: dict[str, Any]) -> list[ExtractSummary]:
     from ..pipeline.cluster import extract_on_ray
 
-    several = len(run.model) > 1
-    if not several:
-        shared |= {"weights": run.weights, "verify": run.verify}
     return extract_on_ray(
-        run.model if several else run.model[0],
+        run.model if len(run.model) > 1 else run.model[0],
         run.module,
         run.images,
         n_workers=run.cluster_workers,

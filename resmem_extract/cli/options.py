@@ -25,12 +25,16 @@ __all__ = [
     "OnErrorOption",
     "OverwriteOption",
     "PrecisionOption",
+    "PretrainedOption",
     "QuietOption",
     "RestartOption",
+    "SeedOption",
     "ShardOption",
     "StoreArgument",
     "StreamsOption",
     "ThreadsOption",
+    "TransformOption",
+    "TrustOption",
     "UnverifiedOption",
     "WeightsOption",
     "WorkersOption",
@@ -38,6 +42,7 @@ __all__ = [
     "requested",
 ]
 
+_NETWORK = "Which network, filled with what"
 _RUN = "How images go through the network"
 _OVER_TIME = "Interrupted, growing and shared runs"
 FLAG = ""
@@ -64,16 +69,18 @@ def as_option(key: str) -> str:
 
 
 StoreArgument = Annotated[str, typer.Argument(metavar="FILE", help="A feature store.")]
-ModelOption = Annotated[
-    str, typer.Option("--model", metavar="NAME", help="Network; `resmem-extract models` lists all.")
-]
+_MODEL_HELP = (
+    "Network: resmem, torchvision/resnet50, torchvision/resnet50@IMAGENET1K_V1, "
+    "package.module:factory; `resmem-extract models` lists all."
+)
+ModelOption = Annotated[str, typer.Option("--model", metavar="NAME", help=_MODEL_HELP)]
 ModelsOption = Annotated[
     list[str],
     typer.Option(
         "--model",
         metavar="NAME",
-        help="Network; `resmem-extract models` lists all. Repeat it for several networks: images "
-        "are decoded once, and --out is a folder.",
+        help=f"{_MODEL_HELP} Repeat it for several networks: images are decoded once, and --out "
+        "is a folder.",
     ),
 ]
 ImagesOption = Annotated[
@@ -88,14 +95,52 @@ ImagesOption = Annotated[
 ]
 WeightsOption = Annotated[
     str | None,
-    typer.Option("--weights", metavar="FILE", help="Checkpoint to use; default: the released one."),
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="Checkpoint to use; default: the released one, downloaded if it is not here.",
+        rich_help_panel=_NETWORK,
+    ),
 ]
 UnverifiedOption = Annotated[
     bool,
     typer.Option(
         "--unverified",
         metavar=FLAG,
-        help="Accept --weights of your own, which have another SHA-256.",
+        help="Accept --weights of your own, which have another SHA-256 than the released ones.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+TransformOption = Annotated[
+    str | None,
+    typer.Option(
+        "--transform",
+        metavar="NAME",
+        help="How images are prepared: imagenet, clip, resmem or package.module:callable; "
+        "default: the network's own way.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+PretrainedOption = Annotated[
+    bool,
+    typer.Option(
+        "--pretrained/--random",
+        metavar=FLAG,
+        help="Trained weights, or random ones as a baseline, as NAME@random has.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+SeedOption = Annotated[
+    int,
+    typer.Option("--seed", metavar="N", help="Of random weights.", rich_help_panel=_NETWORK),
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        metavar=FLAG,
+        help="Allow code from elsewhere to run: torch.hub, checkpoints that are not plain tensors.",
+        rich_help_panel=_NETWORK,
     ),
 ]
 OverwriteOption = Annotated[

@@ -20,9 +20,13 @@ from .options import (
     OnErrorOption,
     OverwriteOption,
     PrecisionOption,
+    PretrainedOption,
     QuietOption,
+    SeedOption,
     StreamsOption,
     ThreadsOption,
+    TransformOption,
+    TrustOption,
     UnverifiedOption,
     WeightsOption,
     WorkersOption,
@@ -30,6 +34,7 @@ from .options import (
     requested,
 )
 from .terminal import notes, print_json, progress_bar, results
+from .weights import fetch_missing
 
 if TYPE_CHECKING:
     from ..config import ScoreRun
@@ -59,6 +64,10 @@ def score_command(
     exif_orientation: ExifOption = False,
     weights: WeightsOption = None,
     unverified: UnverifiedOption = False,
+    transform: TransformOption = None,
+    pretrained: PretrainedOption = True,
+    seed: SeedOption = 0,
+    trust: TrustOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -77,14 +86,14 @@ def run_score(run: ScoreRun, *, as_json: bool, quiet: bool) -> None:
     """Do what a validated run asks, and print the table or the summary."""
     from ..pipeline import score
 
+    if run.weights is None and run.pretrained:
+        fetch_missing([run.model], quiet)
     with progress_bar("scoring", f"loading {run.model}", quiet) as progress:
         scores = score(
             run.model,
             run.images,
             out=run.out,
             overwrite=run.overwrite,
-            weights=run.weights,
-            verify=run.verify,
             progress=progress,
             tell=notes(quiet),
             **run.options(),

@@ -5,27 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import typer
+from rich.cells import cell_len, set_cell_size
 
 from ..path_grammar import split_suffix
 
 __all__ = ["other_name", "print_table", "short_hash"]
 
-_WIDE = Console(width=10_000, highlight=False)
-
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a plain table; empty columns are left out, and nothing is cut to fit the terminal."""
-    kept = [i for i, _ in enumerate(columns) if any(str(row[i]) for row in rows)]
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for i in kept:
-        made.add_column(columns[i], no_wrap=True)
-    for row in rows:
-        made.add_row(*(Text(str(row[i])) for i in kept))
-    _WIDE.print(made)
+    cells = [[str(cell) for cell in row] for row in rows]
+    kept = [i for i, _ in enumerate(columns) if any(row[i] for row in cells)]
+    shown = [[columns[i] for i in kept], *([row[i] for i in kept] for row in cells)]
+    widths = [max(cell_len(row[i]) for row in shown) for i in range(len(kept))]
+    for number, row in enumerate(shown):
+        line = "  ".join(set_cell_size(cell, n) for cell, n in zip(row, widths, strict=True))
+        typer.echo(line)
+        if number == 0:
+            typer.echo("\N{BOX DRAWINGS LIGHT HORIZONTAL}" * cell_len(line))
 
 
 def other_name(name: str, path: str) -> str:

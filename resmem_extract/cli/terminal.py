@@ -39,6 +39,7 @@ __all__ = [
     "progress_bar",
     "results",
     "run_app",
+    "stderr",
     "told_of_interrupt",
 ]
 
@@ -49,12 +50,12 @@ _LOG_EVERY = 60.0
 """Seconds between lines of progress where stderr is a file."""
 
 results = Console(soft_wrap=True, highlight=False)
-_stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def notes(quiet: bool) -> Callable[[str], None]:
     """Return a function that tells the user one line, or nobody."""
-    return (lambda _line: None) if quiet else (lambda line: _stderr.print(escape(line)))
+    return (lambda _line: None) if quiet else (lambda line: stderr.print(escape(line)))
 
 
 class _Interrupted(ResmemExtractError):
@@ -88,7 +89,7 @@ def progress_bar(
     """
     if quiet:
         yield None
-    elif not _stderr.is_terminal:
+    elif not stderr.is_terminal:
         yield _Log(what, unit)
     else:
         counts = (MofNCompleteColumn(), _Rate())
@@ -99,8 +100,8 @@ def progress_bar(
             TimeRemainingColumn(elapsed_when_finished=True),
         )
         with ExitStack() as shown:
-            waiting = shown.enter_context(_stderr.status(f"{escape(before)} ..."))
-            bar = Progress(*columns, console=_stderr, transient=True)
+            waiting = shown.enter_context(stderr.status(f"{escape(before)} ..."))
+            bar = Progress(*columns, console=stderr, transient=True)
             task = bar.add_task(what)
 
             def update(done: int, total: int) -> None:

@@ -1,9 +1,9 @@
-"""What every source of models hands over: a network and all that belongs to it."""
+"""A network and all that belongs to it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -12,9 +12,10 @@ from torch import nn
 from ..cache import remembered
 from ..capture import ModuleInfo, list_modules
 from ..module_path import ModulePaths
-from ..types import Preprocessing
+from ..types import Preprocessing, Reduction
 from ..weights import LocatedWeights
 from .checkpoint import state_dict_sha256
+from .tokens import token_layout
 
 __all__ = ["Model"]
 
@@ -24,7 +25,7 @@ class Model:
     """A network with its weights, its own preprocessing and the names of its modules."""
 
     name: str
-    """As on the command line, `resmem`."""
+    """As on the command line, `resmem` or `torchvision/resnet50@IMAGENET1K_V1`."""
     source: str
     """Where it comes from, `resmem` or `torchvision`."""
     network: nn.Module
@@ -36,6 +37,14 @@ class Model:
     """Declared lists of modules, `resnet_layers`."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Declared other names of modules, `memorability`."""
+    weights_tag: str = ""
+    """Which weights: a tag of the source, `random`, or empty for a file of one's own."""
+    seed: int | None = None
+    """Where weights are random, the seed that they come from."""
+    licence: str = ""
+    """Of the weights."""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the packages that define the network; empty if it is one's own."""
 
     @cached_property
     def paths(self) -> ModulePaths:
@@ -46,15 +55,23 @@ class Model:
     def state_dict_sha256(self) -> str:
         """Hash of all parameters and buffers; see `checkpoint.state_dict_sha256`.
 
-        For a checkpoint it is remembered beside the hash of the file.
+        For a checkpoint in a network that a released package defines it is remembered beside the
+        hash of the file.
         """
 
         def compute() -> str:
             return state_dict_sha256(self.network.state_dict())
 
-        if self.weights is None:
+        if self.weights is None or not self.packages:
             return compute()
-        return remembered(f"state dict of {self.name} from {self.weights.sha256}", compute)
+        by = " ".join(f"{name} {version}" for name, version in sorted(self.packages.items()))
+        return remembered(f"state dict of {self.name} by {by} from {self.weights.sha256}", compute)
+
+    def adapt(self, reduction: Reduction) -> Reduction:
+        """Return a reduction that knows where this network has which tokens."""
+        if reduction.tokens == "all":
+            return reduction
+        return replace(reduction, layout=token_layout(self.network))
 
     def list_modules(self, match: str | None = None) -> list[ModuleInfo]:
         """Return one line for every module, or for those that a path or a glob addresses.

@@ -6,19 +6,19 @@ layers turns both into a predicted memorability between 0 and 1.
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from ..path_grammar import OUTPUT
-from ..weights import WeightsFile, find
-from .base import Model
-from .checkpoint import load_into
+from ..weights import WeightsFile
+from .checkpoint import make
+from .entries import ModelEntry, Parts, Source, Wanted
 from .preprocessing import ResizeAndCrop
 from .resnet import ResNet
 
-__all__ = ["RELEASED", "ResMem", "load"]
+__all__ = ["RELEASED", "SOURCE", "ResMem"]
 
 RELEASED = WeightsFile(
     name="resmem",
@@ -28,6 +28,7 @@ RELEASED = WeightsFile(
     member="resmem/model.pt",
     licence="non-commercial (University of Chicago)",
     hint="run ./get_weights.sh or: pip install resmem",
+    variable_names_file=True,
 )
 
 
@@ -36,11 +37,18 @@ class ResMem(nn.Module):
 
     ReLUs and the sigmoid, functional in the original, are named modules here, so that what comes
     out of them can be captured. `drp7` is in the checkpoint's definition but is never called.
+
+    Parameters
+    ----------
+    features : torch.nn.Module, optional
+        What sees the image beside the AlexNet-like branch; by default a ResNet-152.
+    n_features : int
+        How many numbers it gives for an image.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, features: nn.Module | None = None, n_features: int = 1000) -> None:
         super().__init__()
-        self.features = ResNet((3, 8, 36, 3))
+        self.features = ResNet((3, 8, 36, 3)) if features is None else features
         self.conv1 = nn.Conv2d(3, 48, 11, 4)
         self.relu1 = nn.ReLU()
         self.pool1 = nn.MaxPool2d(3, 2)
@@ -56,7 +64,7 @@ class ResMem(nn.Module):
         self.conv5 = nn.Conv2d(384, 256, 3, padding=1, groups=2)
         self.relu5 = nn.ReLU()
         self.pool5 = nn.MaxPool2d(3, 2)
-        self.fc6 = nn.Linear(9216 + 1000, 4096)
+        self.fc6 = nn.Linear(9216 + n_features, 4096)
         self.relu6 = nn.ReLU()
         self.drp6 = nn.Dropout(0.5)
         self.fc7 = nn.Linear(4096, 4096)
@@ -81,56 +89,43 @@ class ResMem(nn.Module):
         branch = self.relu3(self.conv3(branch))
         branch = self.relu4(self.conv4(branch))
         branch = self.pool5(self.relu5(self.conv5(branch)))
-        hidden = torch.cat((torch.flatten(branch, 1), self.features(x)), 1)
+        features = torch.flatten(self.features(x), 1)
+        hidden = torch.cat((torch.flatten(branch, 1), features), 1)
         hidden = self.drp6(self.relu6(self.fc6(hidden)))
         hidden = self.drp8(self.relu7(self.fc7(hidden)))
-        hidden = self.relu8(self.fc8(hidden))
+        hidden = self._before_fc9(self.relu8(self.fc8(hidden)))
         hidden = self.relu9(self.fc9(hidden))
         hidden = self.relu10(self.fc10(hidden))
         hidden = self.relu11(self.fc11(hidden))
         memorability: torch.Tensor = self.sigmoid(self.fc12(hidden))
         return memorability
 
+    def _before_fc9(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return what `fc9` sees of what `fc8` gives."""
+        return hidden
 
-def load(
-    weights: str | os.PathLike[str] | None = None,
-    *,
-    verify: bool = True,
-    pretrained: bool = True,
-) -> Model:
-    """Return ResMem with its released weights, or with a file of one's own.
 
-    Parameters
-    ----------
-    weights : path, optional
-        A state dict for `ResMem`. By default the released one, where `weights.find` finds it.
-    verify : bool
-        False accepts a file of one's own; the released weights are known by their SHA-256.
-    pretrained : bool
-        False leaves the network on the meta device, without any weights: enough to list its
-        modules, and instant.
+class _Source:
+    """The one network of this file."""
 
-    Raises
-    ------
-    WeightsError
-        If the weights are missing or are not what they should be.
-    """
-    with torch.device("meta"):
-        network = ResMem().eval()
-    located = None
-    if pretrained:
-        located = find(RELEASED, weights, verify=verify)
-        load_into(network, located.path)
-    convolutions = [n for n, m in network.features.named_modules() if isinstance(m, nn.Conv2d)]
-    return Model(
-        name="resmem",
-        source="resmem",
-        network=network,
-        preprocessing=ResizeAndCrop(resize=(256, 256), crop=227),
-        weights=located,
-        lists={
-            "resnet_layers": [f"features.{name}" for name in convolutions],
-            "alexnet_layers": [f"conv{i}" for i in range(1, 6)],
-        },
-        aliases={"memorability": OUTPUT},
-    )
+    def entries(self) -> Sequence[ModelEntry]:
+        """Return ResMem."""
+        about = "memorability of an image (Needell & Bainbridge 2022)"
+        return [ModelEntry("resmem", "resmem", {"released": RELEASED}, about)]
+
+    def load(self, wanted: Wanted) -> Parts:
+        """Return ResMem, filled as asked."""
+        network = make(ResMem, wanted)
+        convolutions = [n for n, m in network.features.named_modules() if isinstance(m, nn.Conv2d)]
+        return Parts(
+            network,
+            ResizeAndCrop(resize=(256, 256), crop=227),
+            lists={
+                "resnet_layers": [f"features.{name}" for name in convolutions],
+                "alexnet_layers": [f"conv{i}" for i in range(1, 6)],
+            },
+            aliases={"memorability": OUTPUT},
+        )
+
+
+SOURCE: Source = _Source()

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from ..config import ExtractOptions, validated
 from ..errors import RequestError
 from ..images import StimulusSet
-from ..models import load_model
 from ..store import check_free_space, required_bytes
 from .bench_advice import advice_for, rate_bound, slowest, why_far
 from .bench_job import BenchJob, Stage
 from .compiling import compiled_if_worthwhile
 from .plan import Plan
-from .run import Images, Tell, choose_stimuli, prepare_capture
+from .run import Images, Tell, as_model, choose_stimuli, prepare_capture
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -71,8 +70,6 @@ def bench(
     n_images: int = 64,
     rounds: int = 3,
     folder: str | os.PathLike[str] = ".",
-    weights: str | os.PathLike[str] | None = None,
-    verify: bool = True,
     tell: Tell | None = None,
     **options: Any,
 ) -> BenchResult:
@@ -80,7 +77,7 @@ def bench(
 
     Parameters
     ----------
-    model, modules, images, weights, verify, tell
+    model, modules, images, tell
         As for `extract`.
     n_images : int
         How many images to use: spread over those given, repeated if there are fewer.
@@ -108,8 +105,7 @@ def bench(
     tell = tell or (lambda _line: None)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     stimuli = _as_many(choose_stimuli(images, asked, tell), n_images)
-    if isinstance(model, str):
-        model = load_model(model, weights=weights, verify=verify)
+    model = as_model(model, asked)
     modules = [modules] if isinstance(modules, str) else modules
     capture = prepare_capture(model, modules, asked, tell)
     capture, plan = compiled_if_worthwhile(model, capture, asked, n_images, tell)

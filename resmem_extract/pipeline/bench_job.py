@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from ..capture import Capture
+    from ..capture import Capture, Captured
     from ..models.base import Model
 
 __all__ = ["BenchJob", "Stage"]
@@ -86,7 +86,7 @@ class BenchJob:
         self.model, self.capture, self.plan, self.asked = model, capture, plan, asked
         self.stimuli, self.out = stimuli, out
         self.cores = cores()
-        self.specs = [_spec(captured.path, captured.shape, asked) for captured in capture.captured]
+        self.specs = [_spec(captured, model, asked) for captured in capture.captured]
 
     def measure(self, rounds: int, tell: Tell) -> dict[str, _Took]:
         """Return the median times of every stage, and of `all` together, for all images."""
@@ -221,8 +221,10 @@ class BenchJob:
         return StoreWriter(self.out, self.specs, len(self.stimuli), compression=compression)
 
 
-def _spec(path: str, shape: tuple[int, ...], asked: ExtractOptions) -> ActivationSpec:
+def _spec(captured: Captured, model: Model, asked: ExtractOptions) -> ActivationSpec:
     from ..capture import reduced_shape
 
-    stored, axes = reduced_shape(shape, asked.reduction)
+    reduction = model.adapt(asked.reduction)
+    stored, axes = reduced_shape(captured.shape, reduction, is_attention=captured.is_attention)
+    path = captured.path
     return ActivationSpec(path, path, stored, ("image", *axes), asked.dtype)

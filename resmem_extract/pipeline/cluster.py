@@ -131,7 +131,7 @@ def extract_on_ray(
         Processes on the cluster; by default one for each GPU or, where there is none, for each
         machine.
     **options
-        As for `extract`, with `weights` and `verify`, without `shard`.
+        As for `extract`, without `shard`.
 
     Returns
     -------
@@ -147,8 +147,7 @@ def extract_on_ray(
     """
     ray = _ray()
     tell = tell or (lambda _line: None)
-    of_extract = {key: value for key, value in options.items() if key not in ("weights", "verify")}
-    asked: ExtractOptions = validated(ExtractOptions, of_extract, "extract_on_ray")
+    asked: ExtractOptions = validated(ExtractOptions, options, "extract_on_ray")
     if asked.shard is not None:
         raise RequestError("--shard and --cluster both share out the images; choose one")
     for name, given in (("restart", asked.restart), ("overwrite", asked.overwrite)):

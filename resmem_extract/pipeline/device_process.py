@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
@@ -40,11 +40,11 @@ __all__ = ["DeviceWork", "Failure", "NamedModel", "Ready", "pack", "serve"]
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model that each process loads for itself; the fields are those of `load_model`."""
+    """A model that each process loads for itself."""
 
     name: str
-    weights: str | os.PathLike[str] | None = None
-    verify: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of `load_model`."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _prepare_one(work: DeviceWork, device: str, hardware: str) -> _Network:
 
     model = work.model
     if isinstance(model, NamedModel):
-        model = load_model(model.name, weights=model.weights, verify=model.verify)
+        model = load_model(model.name, **model.options)
     asked = work.asked.model_copy(update={"device": device})
     # The parent has told the notes already, of its own capture.
     eager = prepare_capture(model, work.modules, asked, lambda _note: None)
@@ -224,4 +224,4 @@ def _prepare_one(work: DeviceWork, device: str, hardware: str) -> _Network:
         except CannotCompileError as error:
             reason = str(error)
     ready = Ready(eager.captured, eager.engine, eager.channels_last, reason, hardware)
-    return _Network(model, capture, work.reduction, ready)
+    return _Network(model, capture, model.adapt(work.reduction), ready)

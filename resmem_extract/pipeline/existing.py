@@ -201,8 +201,9 @@ def _specs(model: Model, capture: Capture, asked: ExtractOptions) -> list[Activa
     from ..capture import reduced_shape
 
     specs = []
+    reduction = model.adapt(asked.reduction)
     for captured in capture.captured:
-        shape, axes = reduced_shape(captured.shape, asked.reduction)
+        shape, axes = reduced_shape(captured.shape, reduction, is_attention=captured.is_attention)
         specs.append(
             ActivationSpec(
                 path=captured.path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -32,8 +33,6 @@ def extract(
     images: Images = None,
     *,
     out: str | os.PathLike[str],
-    weights: str | os.PathLike[str] | None = None,
-    verify: bool = True,
     progress: Progress | None = None,
     tell: Tell | None = None,
     **options: Any,
@@ -51,8 +50,6 @@ def extract(
         scikit-learn.
     out : path
         The HDF5 file; it appears under this name only when it is complete.
-    weights, verify
-        As for `load_model`, where `model` is a name.
     progress : callable, optional
         Called with the numbers of images done and of all images.
     tell : callable, optional
@@ -60,7 +57,9 @@ def extract(
     **options
         The fields of `resmem_extract.config.ExtractOptions`: `batch_size`, `streams`, `threads`,
         `workers`, `device`, `engine`, `on_error`, `id`, `exif_orientation`, `dtype`, `pool`,
-        `flatten`, `compression`, `overwrite`, `restart`, `extend`, `shard`.
+        `tokens`, `flatten`, `compression`, `overwrite`, `restart`, `extend`, `shard`; and, where
+        `model` is a name, those of `load_model`: `weights`, `verify`, `transform`, `pretrained`,
+        `seed`, `trust`.
 
     Returns
     -------
@@ -78,10 +77,10 @@ def extract(
     tell = tell or _nobody
     _check(asked)
     stimuli = choose_stimuli(images, asked, tell)
-    if weights is not None:
-        refuse_inputs(given_path(out, "out"), [given_path(weights, "weights")])
+    if asked.weights is not None:
+        refuse_inputs(given_path(out, "out"), [asked.weights])
     place = place_of(out, "activations.h5", stimuli)
-    model = as_model(model, weights, verify)
+    model = as_model(model, asked)
     wanted = Wanted(model, (modules,) if isinstance(modules, str) else modules, place)
     (summary,) = _extract([wanted], stimuli, asked, progress, tell)
     return summary
@@ -109,7 +108,8 @@ def extract_many(
     images, progress, tell
         As for `extract`.
     out : path
-        A folder; it gets one file a network, ``resmem.h5``, with '/' in a name turned to '_'.
+        A folder; it gets one file a network, ``resmem.h5``, with '/' and ':' in a name turned to
+        '_'.
     **options
         As for `extract`.
 
@@ -130,15 +130,17 @@ def extract_many(
     folder = given_path(out, "out")
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder} is a file; several networks need a folder, one file each")
+    if asked.weights is not None and len(models) > 1:
+        raise RequestError("weights: a file is of one network; give one network, or no file")
     stimuli = choose_stimuli(images, asked, tell)
-    loaded = [as_model(model) for model in models]
+    loaded = [as_model(model, asked) for model in models]
     names = [model.name for model in loaded]
     if len(set(names)) < len(names):
         raise RequestError(f"the networks {', '.join(names)} are not all different; name each once")
     wanted = _modules_of(names, [modules] if isinstance(modules, str) else modules)
     wants = []
     for model in loaded:
-        name = f"{model.name.replace('/', '_')}.h5"
+        name = f"{re.sub('[/:]', '_', model.name)}.h5"
         place = place_of(folder / name, name, stimuli)
         wants.append(Wanted(model, wanted[model.name], place))
     return _extract(wants, stimuli, asked, progress, tell)

@@ -71,7 +71,13 @@ def ready_networks(
         DeviceWork(
             network.model,
             network.modules,
-            asked.model_copy(update={"device": devices[0], "engine": network.capture.engine}),
+            asked.model_copy(
+                update={
+                    "device": devices[0],
+                    "engine": network.capture.engine,
+                    "transform": None,  # the model has it; a function of its own may not travel
+                }
+            ),
             reduction,
             plan.batch_size
             if should_compile(

@@ -32,6 +32,9 @@ def provenance(
     return {
         "model": model.name,
         "source": model.source,
+        "weights_tag": model.weights_tag,
+        "weights_licence": model.licence,
+        "seed": model.seed,
         "weights_file_sha256": model.weights.sha256 if model.weights else None,
         "state_dict_sha256": model.state_dict_sha256,
         "preprocessing": model.preprocessing.describe(),
@@ -42,7 +45,7 @@ def provenance(
         **asdict(plan),
         "device": str(capture.device),
         "hardware": hardware(capture.device),
-        "packages": _packages(),
+        "packages": {**_packages(), **model.packages},
         "command": _command(),
         "image_root": stimuli.root,
         "started": now(),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..config import RunOptions
+from ..config import ModelOptions, RunOptions
 from ..decoding import LoadedImage, SkippedImage, load_images
 from ..errors import RequestError, WorkError, counted, given_path, shown
 from ..images import Source, StimulusSet, find_images, sample_photographs
@@ -61,21 +61,30 @@ def choose_stimuli(images: Images, asked: RunOptions, tell: Tell) -> StimulusSet
     return stimuli
 
 
-def as_model(
-    model: Model | str, weights: str | os.PathLike[str] | None = None, verify: bool = True
-) -> Model:
-    """Return the network that was asked for, loaded if it is named."""
+def as_model(model: Model | str, asked: ModelOptions) -> Model:
+    """Return the network that was asked for, loaded if it is named.
+
+    Raises
+    ------
+    RequestError
+        If it is neither a name nor a `Model`, or is loaded already and is to be loaded otherwise.
+    """
     if isinstance(model, str):
-        return load_model(model, weights=weights, verify=verify)
+        return load_model(model, **asked.model_options())
     from ..models.base import Model
 
-    if isinstance(model, Model):
-        return model
-    raise RequestError(
-        f"model: expected a name or an rx.Model, got {type(model).__name__}; wrap a network: "
-        "rx.Model('mine', 'own', network.eval(), preprocessing), with preprocessing such as "
-        "resmem_extract.models.preprocessing.ResizeAndCrop(resize=(256, 256), crop=224)"
-    )
+    if not isinstance(model, Model):
+        raise RequestError(
+            f"model: expected a name or an rx.Model, got {type(model).__name__}; wrap a network: "
+            "rx.Model('mine', 'own', network.eval(), preprocessing), with preprocessing such as "
+            "resmem_extract.models.preprocessing.ResizeAndCrop(resize=(256, 256), crop=224)"
+        )
+    plain = ModelOptions().model_options()
+    if given := [name for name, value in asked.model_options().items() if value != plain[name]]:
+        raise RequestError(
+            f"{given[0]}: {model.name} is loaded already; give {given[0]} to rx.load_model"
+        )
+    return model
 
 
 def place_of(out: str | os.PathLike[str], example: str, stimuli: StimulusSet) -> Path:
@@ -148,6 +157,7 @@ class Runner:
 
 def runner(model: Model, capture: Capture, reduction: Reduction = NO_REDUCTION) -> Runner:
     """Return how images pass through a model in this process."""
+    reduction = model.adapt(reduction)
     return Runner(
         prepare=model.preprocessing.image,
         run=lambda pixels: capture(model.preprocessing.batch(pixels), reduction),

@@ -73,8 +73,6 @@ def score(
     *,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    weights: str | os.PathLike[str] | None = None,
-    verify: bool = True,
     progress: Progress | None = None,
     tell: Tell | None = None,
     **options: Any,
@@ -85,14 +83,14 @@ def score(
     ----------
     model : Model or str
         One that declares `memorability`, such as `resmem`.
-    images, weights, verify, progress, tell
+    images, progress, tell
         As for `extract`.
     out : path, optional
         A CSV file to write, with its provenance beside it as `out` + ``.json``.
     overwrite : bool
         Replace an existing table.
     **options
-        The fields of `resmem_extract.config.RunOptions`.
+        The fields of `resmem_extract.config.RunOptions`, those of `load_model` among them.
 
     Returns
     -------
@@ -111,13 +109,13 @@ def score(
     with ExitStack() as stack:
         place = None
         if out is not None:
-            if weights is not None:
-                refuse_inputs(given_path(out, "out"), [given_path(weights, "weights")])
+            if asked.weights is not None:
+                refuse_inputs(given_path(out, "out"), [asked.weights])
             place = place_of(out, "scores.csv", stimuli)
             place_of(_record_of(place), "scores.csv", stimuli)
             stack.enter_context(removed_on_failure(_make_folders(place)))
         existing = place is not None and place.exists() and not overwrite
-        model = as_model(model, weights, verify)
+        model = as_model(model, asked)
         if place is not None and model.weights:
             refuse_inputs(place, [model.weights.path])
         return _score(model, stimuli, place, existing, asked, progress, tell)

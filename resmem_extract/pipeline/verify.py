@@ -138,8 +138,8 @@ def reproduce_store(
         if not name:
             raise RequestError(f"{file} does not say which network made it; give model")
         ids, missing, stimuli = _choose(store, images, sample, seed)
-        loaded = as_model(name, weights, verify=weights is None)
-        run = _Run(store, loaded, stimuli, _options(recorded, device, tell), progress, tell)
+        asked = _options(recorded, weights, device, tell)
+        run = _Run(store, as_model(name, asked), stimuli, asked, progress, tell)
         run.all_modules()
         return Reproduction(
             sample=ids,
@@ -185,7 +185,12 @@ def _found(images: Images, ids: Sequence[str]) -> StimulusSet:
     return max(named, by_stem, key=lambda stimuli: len(set(ids) & set(stimuli.ids)))
 
 
-def _options(recorded: Mapping[str, Any], device: str | None, tell: Tell) -> ExtractOptions:
+def _options(
+    recorded: Mapping[str, Any],
+    weights: str | os.PathLike[str] | None,
+    device: str | None,
+    tell: Tell,
+) -> ExtractOptions:
     """Return how the run was made, as far as it can be repeated on this machine."""
     from ..capture import pick_device
 
@@ -198,6 +203,8 @@ def _options(recorded: Mapping[str, Any], device: str | None, tell: Tell) -> Ext
             tell(f"made on {chosen}, which is not here")
             chosen = "auto"
     options = {
+        "weights": weights,
+        "verify": weights is None,
         "batch_size": recorded.get("batch_size"),
         "streams": 1,
         "threads": min(int(recorded.get("threads", 1)), cores()),

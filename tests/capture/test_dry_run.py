@@ -242,7 +242,7 @@ def test_listing_on_meta_equals_a_real_run() -> None:
 def test_listing_of_resmem(resmem_paths) -> None:
     from resmem_extract import load_model
 
-    rows = {info.path: info for info in load_model("resmem", pretrained=False).list_modules()}
+    rows = {info.path: info for info in load_model("resmem", structure_only=True).list_modules()}
     assert list(rows) == list(resmem_paths.names)
 
     def row(path: str) -> tuple:
@@ -264,7 +264,7 @@ def test_listing_of_resmem(resmem_paths) -> None:
 def test_listing_of_some_modules() -> None:
     from resmem_extract import load_model
 
-    model = load_model("resmem", pretrained=False)
+    model = load_model("resmem", structure_only=True)
     listed = [info.path for info in model.list_modules("features.layer2.4.conv*")]
     assert listed == [f"features.layer2.4.conv{i}" for i in (1, 2, 3)]
 
@@ -272,7 +272,7 @@ def test_listing_of_some_modules() -> None:
 def test_listing_of_a_call_is_that_of_its_capture() -> None:
     from resmem_extract import load_model
 
-    model = load_model("resmem", pretrained=False)
+    model = load_model("resmem", structure_only=True)
     (first,) = model.list_modules("features.4.0.6@0")
     assert (first.path, first.index_path) == ("features.layer1.0.relu@0", "features.4.0.6@0")
     assert (first.shape, first.calls, first.bytes) == ((64, 57, 57), 3, 64 * 57 * 57 * 4)

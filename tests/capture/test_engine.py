@@ -15,7 +15,7 @@ from resmem_extract.capture import deviation, pick_device, prepare, reduced_shap
 from resmem_extract.capture.reduce import reduce
 from resmem_extract.errors import RequestError, WorkError
 from resmem_extract.module_path import ModulePaths
-from resmem_extract.types import Reduction
+from resmem_extract.types import Reduction, TokenLayout
 
 CPU = torch.device("cpu")
 
@@ -284,7 +284,10 @@ POOLED_AXES = {1: (), 2: (), 3: (1,), 4: (2, 3), 5: (2, 3, 4)}
 def test_reduction_equals_numpy(batch: np.ndarray, pool: str, flatten: bool) -> None:
     found = reduce(torch.from_numpy(batch), Reduction(pool, flatten)).numpy()
     expected = batch
-    if pool != "none" and (axes := POOLED_AXES[batch.ndim]):
+    axes = POOLED_AXES[batch.ndim]
+    if batch.ndim == 4 and batch.shape[1] == batch.shape[2] != batch.shape[3]:
+        axes = (1, 2)  # channels last
+    if pool != "none" and axes:
         expected = batch.mean(axes) if pool == "avg" else batch.max(axes)
     if batch.ndim == 1 or flatten:
         expected = expected.reshape(len(batch), -1)
@@ -292,6 +295,9 @@ def test_reduction_equals_numpy(batch: np.ndarray, pool: str, flatten: bool) -> 
     shape, names = reduced_shape(batch.shape[1:], Reduction(pool, flatten))
     assert (len(batch), *shape) == found.shape
     assert len(names) == len(shape)
+
+
+CLS, AXES = TokenLayout(1, True), ("channel", "height", "width")
 
 
 @pytest.mark.parametrize(
@@ -304,6 +310,13 @@ def test_reduction_equals_numpy(batch: np.ndarray, pool: str, flatten: bool) -> 
         ((8, 3, 2), Reduction(), ((8, 3, 2), ("channel", "height", "width"))),
         ((8, 3, 2), Reduction("avg"), ((8,), ("channel",))),
         ((8, 3, 2), Reduction("none", True), ((48,), ("unit",))),
+        ((7, 7, 96), Reduction(), ((7, 7, 96), ("height", "width", "channel"))),
+        ((7, 7, 96), Reduction("avg"), ((96,), ("channel",))),
+        ((7, 7, 7), Reduction("avg"), ((7,), ("channel",))),
+        ((7, 5), Reduction(tokens="mean"), ((5,), ("unit",))),
+        ((7, 5), Reduction(tokens="cls+mean", layout=CLS), ((10,), ("unit",))),
+        ((7, 5), Reduction("avg", True, "cls", CLS), ((5,), ("unit",))),
+        ((8, 3, 2), Reduction("none", False, "cls", CLS), ((8, 3, 2), AXES)),
         ((8, 3, 2, 2), Reduction(), ((8, 3, 2, 2), ("channel", "axis2", "axis3", "axis4"))),
         ((8, 3, 2, 2), Reduction("avg", True), ((8,), ("channel",))),
     ],

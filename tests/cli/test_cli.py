@@ -128,7 +128,7 @@ def test_score_prints_or_writes_its_table(tmp_path, photos, call):
 
 def test_listings(tmp_path, photos, call):
     listed = json.loads(call("models", "--json").out)
-    assert {"name", "source", "description", "licence"} == set(listed[0])
+    assert {"name", "source", "description", "licence", "weights"} == set(listed[0])
     assert "resmem" in [entry["name"] for entry in listed]
     modules = json.loads(call("modules", "--match", "features.layer2.4.relu", "--json").out)
     assert modules[0] == {
@@ -157,7 +157,7 @@ def test_people_read_eighty_columns(tmp_path, photos, call, monkeypatch):
     record = json.loads(call("info", "activations.h5", "--json").out)
     assert len(record["provenance"]["weights_file_sha256"]) == 64
     assert record["modules"][0]["chunks"][0] == 2
-    for text in (done.out, call("models").out, told):
+    for text in (done.out, call("models", "--source", "resmem").out, told):
         wide = [line for line in text.splitlines() if len(line) > 80]
         assert [line.split(":")[0] for line in wide] in ([], ["command"], ["command", "image_root"])
 

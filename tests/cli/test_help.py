@@ -14,7 +14,24 @@ from resmem_extract import cli
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = typer.main.get_command(cli.app)
-COMMANDS = dict(sorted(PROGRAM.commands.items()))
+COMMANDS = {
+    name: command
+    for group, found in sorted(PROGRAM.commands.items())
+    for name, command in (
+        [(f"{group} {sub}", c) for sub, c in found.commands.items()]
+        if hasattr(found, "commands")
+        else [(group, found)]
+    )
+}
+"""All commands; those of a group under both words, `weights fetch`."""
+
+
+def named(words: list[str]) -> tuple[str, list[str]]:
+    """Split a typed line into the command's name and its arguments."""
+    n = 2 if " ".join(words[:2]) in COMMANDS else 1
+    return " ".join(words[:n]), words[n:]
+
+
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -31,7 +48,8 @@ def lines_of_commands(document: Path) -> list[str]:
 
 
 def options(name: str) -> set[str]:
-    return {opt for parameter in COMMANDS[name].params for opt in parameter.opts} | {"--help", "-h"}
+    both = (opt for p in COMMANDS[name].params for opt in (*p.opts, *p.secondary_opts))
+    return {*both, "--help", "-h"}
 
 
 def test_all_commands_are_there():
@@ -41,12 +59,12 @@ def test_all_commands_are_there():
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_ends_with_an_example_and_describes_every_option(name, call):
-    shown = call(name, "--help")
+    shown = call(*name.split(), "--help")
     assert shown.code == 0
     example = re.search(r"Example: (.*)", COMMANDS[name].help or "")
     assert example is not None
     words = [word for word in shlex.split(example[1]) if word != "resmem-extract"]
-    assert words[0] == name
+    assert named(words)[0] == name
     assert "Example: " in shown.out
     for parameter in COMMANDS[name].params:
         assert parameter.help, parameter.name
@@ -60,7 +78,7 @@ def test_help_ends_with_an_example_and_describes_every_option(name, call):
 def test_examples_parse(name):
     example = re.search(r"Example: (.*)", COMMANDS[name].help or "")
     words = [word for word in shlex.split(example[1]) if word != "resmem-extract"]
-    COMMANDS[name].make_context(name, words[1:])
+    COMMANDS[name].make_context(name, named(words)[1])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -70,9 +88,10 @@ def test_commands_in_documents_parse(document):
         words = words[words[0] == "resmem-extract" :]
         if words[0].startswith("-") or words == ["extract"]:  # --version; the bare name
             continue
-        assert words[0] in COMMANDS, line
+        name, arguments = named(words)
+        assert name in COMMANDS, line
         if "\N{HORIZONTAL ELLIPSIS}" not in line and "..." not in line:
-            COMMANDS[words[0]].make_context(words[0], words[1:])
+            COMMANDS[name].make_context(name, arguments)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -1,83 +1,19 @@
-"""``models``, ``modules`` and ``info``: what there is."""
+"""``info``: what a feature store holds."""
 
 from __future__ import annotations
 
-import dataclasses
 import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import RequestError, counted, nearest
-from .options import JsonOption, ModelOption, QuietOption
+from ..errors import counted
+from .options import JsonOption, QuietOption
 from .tables import other_name, print_table, short_hash
 from .terminal import print_json, results
 
-__all__ = ["info_command", "models_command", "modules_command"]
-
-
-def models_command(
-    source: Annotated[
-        str | None, typer.Option("--source", metavar="NAME", help="Only models of this source.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the networks that can be loaded.
-
-    Example: resmem-extract models --source resmem
-    """
-    from ..models import MODELS
-
-    sources = sorted({entry.source for entry in MODELS.values()})
-    if source is not None and source not in sources:
-        close = nearest(source, sources) or sources
-        raise RequestError(f"no source {source!r}; expected one of {', '.join(close)}")
-    entries = [entry for entry in MODELS.values() if source in (None, entry.source)]
-    if as_json:
-        fields = ("name", "source", "description", "licence")
-        print_json([{name: getattr(entry, name) for name in fields} for entry in entries])
-        return
-    rows = [(entry.name, entry.description, entry.licence) for entry in entries]
-    print_table(("name", "what it is", "weights' licence"), rows)
-
-
-def modules_command(
-    model: ModelOption = "resmem",
-    match: Annotated[
-        str | None,
-        typer.Option("--match", metavar="PATH", help="Only these: a path or a glob, in any form."),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List a network's modules: path, index path, type, output shape, calls and bytes an image.
-
-    Shapes are those of one image, at the last call of a module that is called more than once
-    unless --match ends in @k.
-
-    Example: resmem-extract modules --model resmem --match 'features.layer2.*'
-    """
-    from ..models import load_model
-
-    infos = load_model(model, pretrained=False).list_modules(match)
-    if as_json:
-        print_json([dataclasses.asdict(info) for info in infos])
-        return
-    from ..store import format_bytes
-
-    rows = [
-        (
-            info.path,
-            info.index_path,
-            info.type,
-            "" if info.shape is None else str(list(info.shape)),
-            info.calls,
-            format_bytes(info.bytes) if info.bytes else "",
-        )
-        for info in infos
-    ]
-    columns = ("path", "index path", "type", "shape", "calls", "an image")
-    print_table(columns, rows)
+__all__ = ["info_command"]
 
 
 def info_command(

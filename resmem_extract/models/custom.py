@@ -1,0 +1,42 @@
+"""Networks of one's own: ``package.module:factory``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..errors import RequestError
+from .checkpoint import fill
+from .entries import ModelEntry, Parts, Wanted
+from .objects import import_object
+from .transforms import chosen_transform
+
+__all__ = ["CustomSource"]
+
+
+class CustomSource:
+    """Calls what a name names; see `entries.Source`."""
+
+    def entries(self) -> Sequence[ModelEntry]:
+        """Return nothing: what users have cannot be listed."""
+        return []
+
+    def load(self, wanted: Wanted) -> Parts:
+        """Return what a factory returns, called without arguments, filled from a file if asked.
+
+        A factory returns a network, or a pair of a network and its transform.
+        """
+        name = wanted.entry.name
+        made = import_object(name, "model")
+        if not isinstance(made, nn.Module):
+            made = made()
+        network, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+        if not isinstance(network, nn.Module):
+            raise RequestError(
+                f"{name} returned a {type(network).__name__}; expected a torch.nn.Module, or a "
+                "pair of one and its transform"
+            )
+        if wanted.file is not None:
+            fill(network, wanted.file.path, trust=wanted.trust)
+        return Parts(network.eval(), chosen_transform(transform))
