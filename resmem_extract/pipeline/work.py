@@ -294,6 +294,7 @@ def progress_of(out: Path) -> dict[str, Any] | None:
 
 
 def _hidden_name(name: str) -> str:
-    if len(name.encode()) > _LONGEST_NAME:
-        name = f"{name[:50]}-{zlib.crc32(name.encode()):08x}"
+    encoded = os.fsencode(name)  # a name need not be UTF-8
+    if len(encoded) > _LONGEST_NAME:
+        name = f"{name[:50]}-{zlib.crc32(encoded):08x}"
     return f".{name}.work"

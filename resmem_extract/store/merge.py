@@ -98,6 +98,8 @@ def merge_stores(
     target = given_path(out, "out")
     paths = [given_path(file, "files") for file in _listed(files)]
     _check_names(paths, target)
+    if target.is_symlink():  # what it leads to is written, as by extract
+        target = Path(os.path.realpath(target))
     sources = [read_contents(path) for path in paths]
     merger = plan_merger(sources, partial=partial)
     there = target.exists()

@@ -141,14 +141,10 @@ class FeatureStream:
 
     def _copy_chunks(self, source: h5py.Dataset, row: int) -> None:
         """Copy one row-block, chunk by chunk, as it is in the file."""
-        chunk = None
-        if not self._filtered:  # their size is known, and memory is used again
-            nbytes = math.prod(self._dataset.chunks) * self._dataset.dtype.itemsize
-            chunk = self._scratch.array((nbytes,), np.dtype(np.uint8))
         for column in self._columns:
             offset = tuple(part.start for part in column)
             with reading(source):
-                mask, data = source.id.read_direct_chunk((row, *offset), out=chunk)
+                mask, data = source.id.read_direct_chunk((row, *offset))
             self._dataset.id.write_direct_chunk((self._start, *offset), data, mask)
         self._start += self._rows
 

@@ -270,6 +270,45 @@ def test_after_a_kill_the_next_run_succeeds(tmp_path):
         assert file["features/features.5.4"].shape == (2, 512, 29, 29)
 
 
+def test_shards_and_what_info_says_of_them(tmp_path, photos, call):
+    arguments = ("--module", "conv1", "--images", photos, "--out", tmp_path / "f.h5")
+    small = ("--batch-size", "1", "--pool", "avg")
+    done = call("extract", *arguments, *small, "--shard", "1/2")
+    assert done.code == 0
+    assert done.out == (
+        f"{tmp_path / 'f.h5'}: 1 image computed, 1 of 3 are done; other shards have 2 still to do\n"
+    )
+    info = json.loads(call("info", tmp_path / "f.h5", "--json").out)
+    assert (info["done"], info["images"], info["missing"]) == (1, 3, [[0, 1]])
+    assert (info["modules"], info["model"]) == (["conv1"], "resmem")
+    assert "missing rows: 0-1" in call("info", tmp_path / "f.h5").out
+    refused = call("extract", *arguments, "--pool", "max", "--batch-size", "1")
+    assert (refused.code, "pool: avg there, max asked" in refused.err) == (2, True)
+    done = call("extract", *arguments, *small, "--shard", "2/2", "--json")
+    assert (json.loads(done.out)["images"], json.loads(done.out)["missing"]) == (3, 0)
+    assert names(tmp_path) == ["f.h5", "photos"]
+    draw(photos / "new.png", 77)
+    grown = json.loads(call("extract", *arguments, *small, "--extend", "--json").out)
+    assert (grown["images"], grown["computed"]) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--shard", "9/3"), "--shard '9/3': should be i/n with i from 0 to n, such as 3/8"),
+        (("--cluster", "slurm"), "--cluster 'slurm': should be 'ray'"),
+        (("--extend", "--overwrite"), "--overwrite replaces a file, --extend adds to it"),
+        (("--shard", "1/2", "--restart"), "--restart with --shard would undo"),
+        (("--shard", "1/2", "--cluster", "ray"), "--shard and --cluster both share out"),
+    ],
+)
+def test_options_of_long_runs_that_make_no_sense(tmp_path, photos, call, options, message):
+    arguments = ("--module", "conv1", "--images", photos, "--out", tmp_path / "f.h5")
+    done = call("extract", *arguments, *options)
+    assert (done.code, message in done.err, done.out) == (2, True, "")
+    assert names(tmp_path) == ["photos"]
+
+
 # --- terminals and shells ---
 
 

@@ -28,9 +28,10 @@ def stored_chunks(path, name):
     """Return the bytes of every chunk as they lie in the file, by offset."""
     with h5py.File(path) as f:
         dataset = f["features"][name]
-        found = {}
-        dataset.id.chunk_iter(lambda info: found.__setitem__(info.chunk_offset, None))
-        return {offset: dataset.id.read_direct_chunk(offset) for offset in found}
+        infos = [dataset.id.get_chunk_info(i) for i in range(dataset.id.get_num_chunks())]
+        return {
+            info.chunk_offset: dataset.id.read_direct_chunk(info.chunk_offset) for info in infos
+        }
 
 
 def counting_chunks():

@@ -19,7 +19,10 @@ from resmem_extract.store.kernel_copy import chunk_addresses
 from resmem_extract.store.stream import FeatureStream
 from resmem_extract.store.verify import verify_store
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="Linux's own")
+pytestmark = pytest.mark.skipif(
+    not (hasattr(os, "copy_file_range") and hasattr(h5py.h5d.DatasetID, "chunk_iter")),
+    reason="of Linux, and of HDF5 since 1.12.3",
+)
 LAYOUTS = choose_layouts([LAYER], 8)
 
 

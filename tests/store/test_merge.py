@@ -331,6 +331,15 @@ def test_an_existing_result(tmp_path, whole, arrays):
     assert out.read_text() == "mine"
 
 
+def test_a_link_is_followed(tmp_path, whole):
+    parts = split_store(whole, tmp_path / "out", parts=2)
+    (tmp_path / "link.h5").symlink_to(tmp_path / "far.h5")
+    merged = merge_stores(parts, tmp_path / "link.h5")
+    assert (tmp_path / "link.h5").is_symlink()
+    assert everything(tmp_path / "far.h5") == everything(whole)
+    assert merged.path == tmp_path / "far.h5"
+
+
 def test_parts_stay_if_the_result_is_not_what_it_should_be(tmp_path, whole):
     parts = split_store(whole, tmp_path / "out", parts=3)
     with h5py.File(parts[1], "r+") as f:  # changed by someone, with checksums taken out
