@@ -2,6 +2,7 @@
 
 from .arrays import FeatureArray
 from .dataset import StoreDataset
+from .rdm_file import is_rdm_file, read_rdms, write_rdms
 from .reader import Store, open_store
 from .schema import COMPRESSIONS, FORMAT, FORMAT_VERSION, check_column_names
 from .space import check_free_space, format_bytes, required_bytes
@@ -18,6 +19,9 @@ __all__ = [
     "check_column_names",
     "check_free_space",
     "format_bytes",
+    "is_rdm_file",
     "open_store",
+    "read_rdms",
     "required_bytes",
+    "write_rdms",
 ]
