@@ -9,7 +9,7 @@ import numpy.typing as npt
 import scipy.stats
 
 from .kendall import tau_a
-from .resampling import Counts, Moments, Ranks, moments, pair_weights, slices
+from .resampling import Counts, Moments, centred_ranks, moments, pair_weights, slices
 from .vectors import similarities
 
 __all__ = ["Ceiling", "ceiling", "resampled_ceilings"]
@@ -141,28 +141,48 @@ def _with_sum(compared: Moments, shares: Floats) -> Floats:
 def _with_ranked_means(method: str, subjects: Floats, counts: Counts, v: Floats) -> Floats:
     """Return the same where means are of ranks, which are ranked again in each sample."""
     weights = pair_weights(counts)
-    size = weights.sum(axis=1)
-    ranks = np.stack([Ranks(subject).of_samples(weights) for subject in subjects], axis=1)
-    shares = v[:, :, None] * ranks
-    whole = shares.sum(axis=1)
+    ranks = centred_ranks(subjects, weights)
     found = np.full((len(counts), 2, len(subjects)), np.nan)
-    for d, weight in enumerate(weights):
-        if size[d] < 2:
-            continue
-        for s in np.flatnonzero(v[d]):
-            for bound, mean in enumerate((whole[d] - shares[d, s], whole[d])):
-                if bound == 0 and not np.delete(v[d], s).any():
-                    continue
-                if method == "tau-a":
-                    entries = np.repeat(np.arange(len(weight)), weight.astype(np.intp))
-                    found[d, bound, s] = tau_a(mean[entries], subjects[s, entries])
-                else:
-                    again = Ranks(mean).of_samples(weight[None])[0] - (size[d] + 1) / 2
-                    own = ranks[d, s] - (size[d] + 1) / 2
-                    product = weight @ (again * own)
-                    if method == "rho-a":
-                        found[d, bound, s] = 12 * product / (size[d] ** 3 - size[d])
-                    else:
-                        lengths = (weight @ again**2) * (weight @ own**2)
-                        found[d, bound, s] = product / np.sqrt(lengths)
+    for d in np.flatnonzero(weights.sum(axis=1) > 1):
+        there = np.flatnonzero(v[d])
+        whole = v[d] @ ranks[d]
+        one = _Sample(method, weights[d], subjects, ranks[d])
+        found[d, 1, there] = one.with_mean(whole, there)
+        for s in there if len(there) > 1 else ():
+            rest = whole - v[d, s] * ranks[d, s]
+            found[d, 0, s] = one.with_mean(rest, np.array([s]))[0]
     return found
+
+
+class _Sample:
+    """Subjects in one sample of images, to be compared with means of their ranks."""
+
+    def __init__(self, method: str, weights: Floats, subjects: Floats, ranks: Floats) -> None:
+        self._method, self._weights, self._ranks = method, weights, ranks
+        if method == "tau-a":
+            self._entries = np.repeat(np.arange(len(weights)), weights.astype(np.intp))
+            self._repeated = subjects[:, self._entries]
+
+    def with_mean(self, mean: Floats, chosen: npt.NDArray[np.intp]) -> Floats:
+        """Return the similarity of some subjects with a sum of ranks, `[len(chosen)]`."""
+        if self._method == "tau-a":
+            repeated = mean[self._entries]
+            return np.array([tau_a(repeated, self._repeated[s]) for s in chosen])
+        again = _ranks_of_halves(mean, self._weights)
+        weighted = self._weights * again
+        products = self._ranks[chosen] @ weighted
+        size = self._weights.sum()
+        if self._method == "rho-a":
+            return np.asarray(12 * products / (size**3 - size))
+        squares = self._ranks[chosen] ** 2 @ self._weights
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(products / np.sqrt(squares * (weighted @ again)))
+
+
+def _ranks_of_halves(values: Floats, weights: Floats) -> Floats:
+    """Return the ranks of multiples of 1/2, less their mean, without sorting them."""
+    keys = np.rint(2 * (values - values.min())).astype(np.intp)
+    tied = np.bincount(keys, weights)
+    ranks = np.cumsum(tied) - (tied - 1) / 2
+    centred: Floats = ranks[keys] - (weights.sum() + 1) / 2
+    return centred

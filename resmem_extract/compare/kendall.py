@@ -15,7 +15,7 @@ __all__ = ["resampled_tau_a", "tau_a"]
 
 Floats = npt.NDArray[np.float64]
 
-_BLOCK = 96
+_BLOCK = 80
 """Entries compared with each other one by one; between blocks, counts of entries suffice."""
 _BLOCKS_WORTHWHILE = 30_000
 """With more entries the table of counts outgrows the sorting of each sample."""

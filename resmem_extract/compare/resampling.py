@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..rdm import n_from_pairs, pair_indices
 from .kendall import resampled_tau_a
 
-__all__ = ["Moments", "Ranks", "moments", "pair_weights", "resampled", "slices"]
+__all__ = ["Moments", "centred_ranks", "moments", "pair_weights", "resampled", "slices"]
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -124,11 +124,7 @@ def _or_zero(own: Floats) -> Floats:
 def _rank_moments(a: Floats, b: Floats, weights: Floats, *, untied: bool) -> Moments:
     """Return weighted covariances of ranks."""
     size = weights.sum(axis=1)
-    middle = (size[:, None] + 1) / 2
-    ranks_a, ranks_b = (
-        np.stack([Ranks(vector).of_samples(weights) - middle for vector in stack], axis=1)
-        for stack in (a, b)
-    )
+    ranks_a, ranks_b = centred_ranks(a, weights), centred_ranks(b, weights)
     weighted = ranks_b * weights[:, None]
     products = ranks_a @ np.swapaxes(weighted, 1, 2)
     if untied:
@@ -138,33 +134,37 @@ def _rank_moments(a: Floats, b: Floats, weights: Floats, *, untied: bool) -> Mom
     return Moments(products, own_a, np.einsum("dbp,dbp->db", ranks_b, weighted))
 
 
-class Ranks:
-    """A vector sorted once, to be ranked in many samples of its entries."""
+def centred_ranks(stack: Floats, weights: Floats) -> Floats:
+    """Return the rank of each entry among those of each sample, less the mean of all ranks.
 
-    def __init__(self, vector: Floats) -> None:
-        self._order = np.argsort(vector, kind="stable")
-        ordered = vector[self._order]
+    Parameters
+    ----------
+    stack : array, `[R, n_pairs]`
+        Sorted once, for all samples.
+    weights : array, `[D, n_pairs]`
+        How often each entry is in the sample; one that is not gets a rank of no meaning.
+
+    Returns
+    -------
+    array, `[D, R, n_pairs]`
+        Of equal entries the mean of their ranks.
+    """
+    result = np.empty((len(weights), *stack.shape))
+    middle = (weights.sum(axis=1, keepdims=True) + 1) / 2
+    for r, vector in enumerate(stack):
+        order = np.argsort(vector, kind="stable")
+        ordered = vector[order]
         starts = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-        self._group = np.cumsum(starts) - 1
-        self._firsts = np.flatnonzero(starts)
-
-    def of_samples(self, weights: Floats) -> Floats:
-        """Return the mean rank of each entry among those of each sample, from 1, `[D, P]`.
-
-        Parameters
-        ----------
-        weights : array, `[D, P]`
-            How often each entry is in the sample; an entry that is not gets a rank of no meaning.
-        """
-        ordered = weights[:, self._order]
-        if len(self._firsts) == ordered.shape[1]:
-            ranks = np.cumsum(ordered, axis=1) - (ordered - 1) / 2
-        else:
-            tied = np.add.reduceat(ordered, self._firsts, axis=1)
-            ranks = (np.cumsum(tied, axis=1) - (tied - 1) / 2)[:, self._group]
-        result = np.empty_like(ranks)
-        result[:, self._order] = ranks
-        return result
+        here = weights[:, order]
+        if not starts.all():
+            here = np.add.reduceat(here, np.flatnonzero(starts), axis=1)
+        ranks = np.cumsum(here, axis=1)
+        ranks -= (here - 1) / 2
+        ranks -= middle
+        if not starts.all():
+            ranks = ranks[:, np.cumsum(starts) - 1]
+        result[:, r, order] = ranks
+    return result
 
 
 def _whitened_moments(a: Floats, b: Floats, counts: Counts, *, centred: bool) -> Moments:
