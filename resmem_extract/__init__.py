@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from . import compare as rsa
     from .errors import ResmemExtractError
     from .images import StimulusSet, find_images, sample_photographs
     from .models import list_models, load_model
@@ -50,6 +51,7 @@ __all__ = [
     "merge_stores",
     "open_store",
     "reproduce_store",
+    "rsa",
     "sample_photographs",
     "score",
     "split_activations",
@@ -83,7 +85,12 @@ _HOME = {
 }
 
 
+_MODULES = {"rsa": "compare"}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f".{_MODULES[name]}", __name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOME[name]}", __name__), name)

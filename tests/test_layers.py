@@ -26,6 +26,8 @@ LAYER = {
     "path_grammar": 0,
     "types": 0,
     "cache": 0,
+    "gram": 0,  # shared by compare and encoding
+    "rdm": 0,  # shared by compare and store
     "images": 1,
     "weights": 1,
     "module_path": 1,
@@ -62,6 +64,8 @@ FORBIDDEN = {
     "module_path": {"h5py"},
     "capture": {"h5py"},
     "store": {"torch", "torchvision"},
+    "gram": {"torchvision", "h5py"},
+    "rdm": {"torch", "torchvision", "h5py"},
     "compare": {"torchvision", "h5py"},
     "encoding": {"torchvision", "h5py"},
     "models": {"h5py", "resmem"},

@@ -6,6 +6,7 @@ from .dataset import StoreDataset
 from .export import Exported, ExportFormat, export_store
 from .layout import Layout, choose_layouts, layout_of
 from .merge import Merged, merge_stores
+from .rdm_file import is_rdm_file, read_rdms, write_rdms
 from .reader import Store, open_store
 from .schema import COMPRESSIONS, FORMAT, FORMAT_VERSION, check_column_names
 from .space import check_free_space, format_bytes, parse_bytes, required_bytes
@@ -33,13 +34,16 @@ __all__ = [
     "choose_layouts",
     "export_store",
     "format_bytes",
+    "is_rdm_file",
     "layout_of",
     "merge_activations",
     "merge_stores",
     "open_store",
     "parse_bytes",
+    "read_rdms",
     "required_bytes",
     "split_activations",
     "split_store",
     "verify_store",
+    "write_rdms",
 ]

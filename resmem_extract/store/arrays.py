@@ -44,6 +44,11 @@ class FeatureArray:
         return self.spec.path
 
     @property
+    def image_ids(self) -> npt.NDArray[np.str_]:
+        """Ids of the images, `[N]`, in the order of the rows."""
+        return self._images.ids
+
+    @property
     def axes(self) -> tuple[str, ...]:
         """Names of the axes, ``("image", "channel", "height", "width")``."""
         return self.spec.axes

@@ -1,0 +1,42 @@
+"""Representational similarity analysis: RDMs, comparators and inference (``rx.rsa``).
+
+It sees arrays, or what reads like one, and never a network or a file format.
+"""
+
+from ..rdm import RDM
+from .bootstrap import Bootstrap, Draws, bootstrap
+from .build import kernel, rdm, rdms
+from .ceiling import Ceiling
+from .comparators import COMPARATORS, DEFAULT_COMPARATOR
+from .files import read_npz, write_npz
+from .interop import crossnobis, from_rsatoolbox, to_rsatoolbox
+from .kernel import Kernel
+from .metrics import METRICS
+from .permutation import Permutations, false_discovery_rate, permutation_test
+from .similarity import Similarity, compare, noise_ceiling
+
+__all__ = [
+    "COMPARATORS",
+    "DEFAULT_COMPARATOR",
+    "METRICS",
+    "RDM",
+    "Bootstrap",
+    "Ceiling",
+    "Draws",
+    "Kernel",
+    "Permutations",
+    "Similarity",
+    "bootstrap",
+    "compare",
+    "crossnobis",
+    "false_discovery_rate",
+    "from_rsatoolbox",
+    "kernel",
+    "noise_ceiling",
+    "permutation_test",
+    "rdm",
+    "rdms",
+    "read_npz",
+    "to_rsatoolbox",
+    "write_npz",
+]
