@@ -109,7 +109,7 @@ def test_quiet_prints_nothing_and_logs_have_no_control_characters(tmp_path, phot
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
     loud = call(*arguments, tmp_path / "l.h5")
     assert all(c.isprintable() or c == "\n" for c in loud.out + loud.err)
-    assert re.search(r"3 images, .* images/s \(resmem, graph engine, cpu\)", loud.out)
+    assert re.search(r"3 images, .* images/s \(resmem, fused engine, cpu\)", loud.out)
 
 
 def test_score_prints_or_writes_its_table(tmp_path, photos, call):
