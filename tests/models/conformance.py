@@ -76,7 +76,7 @@ class SourceConformance:
         assert not any(module.training for module in model.network.modules())
 
     def test_activations_equal_plain_hooks(self, capture, expected, inputs) -> None:
-        assert capture.engine == self.engine
+        assert (capture.engine == "hooks") == (self.engine == "hooks")  # or graph, or fused
         found = capture(inputs)
         assert len(found) == len({*self.modules}) + 1
         for one in capture.captured:

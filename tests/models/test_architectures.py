@@ -46,7 +46,7 @@ def test_pruned_equals_full(name: str) -> None:
     expected = hook_everything(copy.deepcopy(model.network), inputs)
     addresses = [address for path in paths for address in model.paths.resolve(path)]
     capture = prepare(model.network, addresses, make, device=torch.device("cpu"))
-    assert capture.engine == engine
+    assert (capture.engine == "hooks") == (engine == "hooks")  # a graph may be fused as well
     found = capture(inputs)
     assert len(found) == len(paths)
     for one in capture.captured:

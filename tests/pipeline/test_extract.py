@@ -175,7 +175,7 @@ def test_the_very_same_request_is_complete(made, photos, resmem):
         ("features.conv1", {"dtype": "float16"}, "float32 (64,) there, float16 (64,) asked"),
         ("features.conv1", {"pool": "none"}, "(64,) there, float32 (64, 114, 114) asked"),
         ("features.conv1", {"exif_orientation": True}, "exif orientation: False there, True asked"),
-        ("features.conv1", {"engine": "hooks"}, "engine: graph there, hooks asked"),
+        ("features.conv1", {"engine": "hooks"}, "engine: fused there, hooks asked"),
         ("features.conv1", {"batch_size": 3}, " there, 3 asked"),
         ("features.0", {}, "features.conv1: is not named features.0 there"),
     ],
@@ -283,7 +283,7 @@ def test_a_foreign_file_is_left_alone(tmp_path, photos, resmem):
         ("conv1", {"batchsize": 1}, RequestError, "'batchsize'; did you mean batch_size"),
         ("conv1", {"device": "tpu"}, RequestError, "expected auto, cpu, cuda"),
         ("conv1", {"device": "cuda:77"}, RequestError, "not on this machine, which has: cpu"),
-        ("conv1", {"engine": "fast"}, RequestError, "'auto', 'graph', 'hooks' or 'reference'"),
+        ("conv1", {"engine": "fast"}, RequestError, "'graph', 'hooks' or 'reference'"),
     ],
 )
 def test_wrong_requests_are_one_line(tmp_path, photos, resmem, modules, options, error, message):

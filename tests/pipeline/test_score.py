@@ -48,7 +48,7 @@ def test_a_table_that_exists(tmp_path, photos, resmem):
         return str(caught.value)
 
     (photos / "a.jpg").rename(photos / "a2.jpg")  # the same contents under another id
-    assert "other ids" in refusal()
+    assert "only there: a.jpg, only asked: a2.jpg" in refusal()
     (photos / "a2.jpg").rename(photos / "a.jpg")
     draw(photos / "b.png", 77)
     assert "other contents" in refusal()
