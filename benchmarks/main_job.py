@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,10 @@ TEN = (
     "features.avgpool",
     "fc7",
 )
+
+
+class Failed(Exception):
+    """A process did not do its job."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ def compare(
         for way, command in ways.items():
             runs[way].append(run([*command, *given(job, images, folder)]))
             worst = max(worst, deviation(job, store, folder))
+            forget(job, folder)
     print(f"{job.name}, {arguments.images} images, ours: extract {arguments.ours or '(defaults)'}")
     print(f"largest deviation of any module from any other way: {worst:.1e}")
     if worst > arguments.tolerance:
@@ -149,26 +154,49 @@ def given(job: Job, images: Path, folder: Path) -> list[str]:
     return [*modules, "--images", str(images), "--out", str(folder)]
 
 
-def extract(job: Job, images: Path, folder: Path, more: Sequence[str]) -> tuple[Run, Path]:
+def extract(
+    job: Job,
+    images: Path,
+    folder: Path,
+    more: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+) -> tuple[Run, Path]:
     store = folder / "ours.h5"
     command = [str(Path(sys.executable).with_name("extract")), *given(job, images, folder)[:-1]]
-    return run([*command, str(store), "--overwrite", "--json", *more]), store
+    return run([*command, str(store), "--overwrite", "--json", *more], environment), store
 
 
-def run(command: Sequence[str]) -> Run:
-    """Run a process to its end; its last line on stdout, or all of it, is JSON."""
+def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Run:
+    """Run a process to its end; its last line on stdout, or all of it, is JSON.
+
+    Raises
+    ------
+    Failed
+    """
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output, stderr=errors)
+        process = subprocess.Popen(command, stdout=output, stderr=errors, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
         output.seek(0)
         errors.seek(0)
         text = output.read().decode()
         if status:
-            sys.exit(f"{' '.join(command)} failed:\n{errors.read().decode()[-2000:]}")
+            raise Failed(f"{' '.join(command)} failed:\n{errors.read().decode()[-2000:]}")
     said = json.loads(text if text.startswith("{\n") else text.splitlines()[-1])
     return Run(said["images"], said["seconds"], wall, usage.ru_maxrss / 1024)
+
+
+def saved(module: str, folder: Path) -> Path:
+    """Return where a way has saved a module; thingsvision makes a folder of it."""
+    file = folder / f"{module}.npy"
+    return file if file.exists() else folder / module / "features.npy"
+
+
+def forget(job: Job, folder: Path) -> None:
+    """Remove what a way has saved."""
+    for module in job.modules:
+        saved(module, folder).unlink(missing_ok=True)
 
 
 def deviation(job: Job, store: Path, folder: Path) -> float:
@@ -176,18 +204,17 @@ def deviation(job: Job, store: Path, folder: Path) -> float:
     worst = 0.0
     with h5py.File(store) as file:
         for module in job.modules:
-            saved = folder / f"{module}.npy"
-            if not saved.exists():
-                saved = folder / module / "features.npy"
-            b = np.load(saved, mmap_mode="r")
+            b = np.load(saved(module, folder), mmap_mode="r")
             a = file["features"][module]
             scale = max(abs(b[i]).max() for i in range(len(b)))
             # Rows differ in order where a tool sorts file names otherwise: here they are padded.
             error = max(abs(a[i] - b[i].reshape(a.shape[1:])).max() for i in range(len(b)))
             worst = max(worst, float(error / scale))
-            saved.unlink()
     return worst
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Failed as error:
+        sys.exit(str(error))
