@@ -1,11 +1,11 @@
 """Capture from a pruned graph whose convolutions do what follows them as well.
 
 In evaluation mode a batch norm only scales and shifts, which the weights of the convolution before
-it can bear; the sum of a residual block and a ReLU can be done on what a convolution returns before
-it leaves the registers. On a processor oneDNN has all of it in one operation, on weights laid out
-beforehand. Compiled code calls these same operations; called from here they need no compiling, and
-they release Python's lock, so that several batches go side by side. Elsewhere batch norms are
-folded, and the rest follows by operations of its own.
+it can bear; the sum of a residual block and the activation function can be done on what a
+convolution returns before it leaves the registers. On a processor oneDNN has all of it in one
+operation, on weights laid out beforehand. Compiled code calls these same operations; called from
+here they need no compiling, and they release Python's lock, so that several batches go side by
+side. Elsewhere batch norms are folded, and the rest follows by operations of its own.
 
 A convolution takes in what follows it only where nobody can tell: everything between has one
 reader, is no target, and what the convolution reads is not written to in the meantime.
@@ -14,6 +14,7 @@ reader, is no target, and what the convolution reads is not written to in the me
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from .fused_conv import OneDNNConv, PlainConv, folded
+from .fused_conv import ACTIVATIONS, Activation, Norm, OneDNNConv, PlainConv, folded
 from .graph import GraphEngine, returns_fresh_memory, shared_memory, written
 
 __all__ = ["FusedEngine", "NothingToFuseError", "graph_of"]
@@ -58,13 +59,6 @@ class FusedEngine:
         """Return the targets' tensors, in their order; to be called in inference mode."""
         return list(self.network(inputs))
 
-    @property
-    def share(self) -> float:
-        """Share of fused convolutions among all that is called."""
-        fused = sum(isinstance(module, PlainConv) for module in self.network.modules())
-        calls = sum(1 for node in self.network.graph.nodes if node.op.startswith("call"))
-        return fused / calls
-
 
 def graph_of(run: object) -> GraphEngine | None:
     """Return the pruned graph behind an engine, before anything is fused; None without one."""
@@ -80,12 +74,12 @@ class _Chain:
     conv: fx.Node
     norm: fx.Node | None = None
     add: fx.Node | None = None
-    relu: fx.Node | None = None
+    activation: fx.Node | None = None
 
     @property
     def nodes(self) -> list[fx.Node]:
         """All nodes of the chain, in their order."""
-        return [n for n in (self.conv, self.norm, self.add, self.relu) if n is not None]
+        return [n for n in (self.conv, self.norm, self.add, self.activation) if n is not None]
 
     @property
     def reads(self) -> list[fx.Node]:
@@ -100,24 +94,28 @@ def _fused_graph(
 ) -> fx.GraphModule:
     """Return a copy of a graph with fused convolutions; all other modules are shared with it."""
     fused = fx.GraphModule(network, copy.deepcopy(network.graph))
+    _drop_identities(fused)
     chains = _find_chains(fused)
     if not chains:
         raise NothingToFuseError("no convolution that could take in what follows it")
     may_overwrite = _may_overwrite(fused, chains)
     for number, chain in enumerate(chains):
         conv: Any = fused.get_submodule(str(chain.conv.target))
-        norm: Any = None if chain.norm is None else fused.get_submodule(str(chain.norm.target))
+        norm = _norm(fused, chain.norm) if chain.norm else None
+        activation = _activation(fused, chain.activation) if chain.activation else None
         weight, bias = (tensor.to(dtype) for tensor in folded(conv, norm))
-        module = kind(conv, weight, bias, relu=chain.relu is not None)
+        module = kind(conv, weight, bias, activation)
         if isinstance(module, OneDNNConv):
             module.onto_other = chain in may_overwrite
-        name = f"_fused_{number}"
+        name = f"_fused_{number}_{chain.conv.name}"
         fused.add_submodule(name, module)
         last = chain.nodes[-1]
         with fused.graph.inserting_before(last):
             last.replace_all_uses_with(fused.graph.call_module(name, tuple(chain.reads)))
         for node in reversed(chain.nodes):
             fused.graph.erase_node(node)
+    for node in [node for node in fused.graph.nodes if node.op == "get_attr" and not node.users]:
+        fused.graph.erase_node(node)  # of norms
     fused.delete_all_unused_submodules()
     fused.graph.lint()
     fused.recompile()
@@ -157,14 +155,14 @@ def _prefixes(network: nn.Module, conv: fx.Node, taken: set[fx.Node]) -> Iterabl
     """Return the chains that begin with a convolution, the longest first."""
     found = [_Chain(conv)]
     reader = _only_reader(conv)
-    if reader and _is_norm(network, reader):
+    if reader and reader.args[0] is conv and _norm(network, reader):
         found.append(replace(found[-1], norm=reader))
         reader = _only_reader(reader)
     if reader and _is_sum_of_two(reader) and reader not in taken:
         found.append(replace(found[-1], add=reader))
         reader = _only_reader(reader)
-    if reader and _is_relu(network, reader):
-        found.append(replace(found[-1], relu=reader))
+    if reader and _activation(network, reader):
+        found.append(replace(found[-1], activation=reader))
     return reversed(found)
 
 
@@ -211,15 +209,37 @@ def _is_conv(network: nn.Module, node: fx.Node) -> bool:
     )
 
 
-def _is_norm(network: nn.Module, node: fx.Node) -> bool:
-    """Tell whether a node is a batch norm that goes by what it has learnt, not by the batch."""
+def _norm(network: nn.Module, node: fx.Node) -> Norm | None:
+    """Return the batch norm that a node is, if it goes by what it has learnt, not by the batch."""
     norm = _module(network, node)
-    return (
-        type(norm) is nn.BatchNorm2d
-        and not norm.training
-        and norm.running_mean is not None
-        and norm.running_var is not None
+    if type(norm) is nn.BatchNorm2d:
+        mean, variance = norm.running_mean, norm.running_var
+        if norm.training or mean is None or variance is None:
+            return None
+        return Norm(mean, variance, norm.weight, norm.bias, norm.eps)
+    if node.op != "call_function" or node.target is not functional.batch_norm:
+        return None
+    bound = inspect.signature(functional.batch_norm).bind(*node.args, **node.kwargs)
+    bound.apply_defaults()
+    given = bound.arguments
+    mean, variance, weight, bias = (
+        _attribute(network, given[name])
+        for name in ("running_mean", "running_var", "weight", "bias")
     )
+    if given["training"] or mean is None or variance is None:
+        return None
+    if (weight is None) != (given["weight"] is None) or (bias is None) != (given["bias"] is None):
+        return None
+    return Norm(mean, variance, weight, bias, given["eps"])
+
+
+def _attribute(network: nn.Module, value: object) -> torch.Tensor | None:
+    """Return the parameter or buffer that a node looks up, if that is what it does."""
+    if not isinstance(value, fx.Node) or value.op != "get_attr":
+        return None
+    owner, _, name = str(value.target).rpartition(".")
+    tensor = getattr(network.get_submodule(owner), name)
+    return tensor if isinstance(tensor, torch.Tensor) else None
 
 
 def _is_sum_of_two(node: fx.Node) -> bool:
@@ -231,12 +251,31 @@ def _is_sum_of_two(node: fx.Node) -> bool:
     )
 
 
-def _is_relu(network: nn.Module, node: fx.Node) -> bool:
-    if node.op == "call_function":
-        return node.target in (functional.relu, torch.relu)
-    if node.op == "call_method":
-        return node.target in ("relu", "relu_")
-    return type(_module(network, node)) is nn.ReLU
+_FUNCTIONS: dict[Any, type[nn.Module]] = {
+    functional.relu: nn.ReLU,
+    torch.relu: nn.ReLU,
+    functional.relu6: nn.ReLU6,
+    functional.silu: nn.SiLU,
+    functional.hardswish: nn.Hardswish,
+}
+
+
+def _activation(network: nn.Module, node: fx.Node) -> Activation | None:
+    """Return the activation function that a node is, if a convolution can do it."""
+    if node.op == "call_function" and node.target in _FUNCTIONS:
+        return ACTIVATIONS[_FUNCTIONS[node.target]]
+    if node.op == "call_method" and node.target in ("relu", "relu_"):
+        return ACTIVATIONS[nn.ReLU]
+    return ACTIVATIONS.get(type(_module(network, node)))  # type: ignore[arg-type]
+
+
+def _drop_identities(network: fx.GraphModule) -> None:
+    """Take what returns its input out of a graph, so that it parts no convolution from its norm."""
+    for node in list(network.graph.nodes):
+        module = _module(network, node)
+        if type(module) is nn.Identity or (type(module) is nn.Dropout and not module.training):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            network.graph.erase_node(node)
 
 
 def _module(network: nn.Module, node: fx.Node) -> nn.Module | None:

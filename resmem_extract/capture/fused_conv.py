@@ -1,14 +1,26 @@
-"""Convolutions that do a batch norm, a sum and a ReLU as well."""
+"""Convolutions that do a batch norm, a sum and an activation function as well."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["OneDNNConv", "PlainConv", "folded", "has_onednn"]
+__all__ = [
+    "ACTIVATIONS",
+    "RELU",
+    "Activation",
+    "Norm",
+    "OneDNNConv",
+    "PlainConv",
+    "folded",
+    "has_onednn",
+]
 
 
 def has_onednn(device: torch.device) -> bool:
@@ -16,11 +28,42 @@ def has_onednn(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch._C._has_mkldnn)
 
 
-def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[torch.Tensor, torch.Tensor]:
+@dataclass(frozen=True)
+class Norm:
+    """A batch norm in evaluation mode: weight (x - mean) / sqrt(variance + eps) + bias."""
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+    eps: float
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A function of single numbers that a convolution can apply to what it returns."""
+
+    apply: Callable[[torch.Tensor], torch.Tensor]
+    """May write on its input."""
+    attr: str
+    """Its name among oneDNN's operations of torch."""
+    scalars: tuple[float, ...] = ()
+
+
+RELU = Activation(torch.relu_, "relu")
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.ReLU: RELU,
+    nn.ReLU6: Activation(partial(functional.relu6, inplace=True), "hardtanh", (0.0, 6.0)),
+    nn.SiLU: Activation(partial(functional.silu, inplace=True), "swish"),
+    nn.Hardswish: Activation(partial(functional.hardswish, inplace=True), "hardswish"),
+}
+
+
+def folded(conv: nn.Conv2d, norm: Norm | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return weight and bias of a convolution that does a batch norm as well.
 
-    With s = gamma / sqrt(var + eps): W' = s W and b' = s (b - mean) + beta, computed in float64
-    and rounded once.
+    With s = weight / sqrt(variance + eps) of the norm: W' = s W and b' = s (b - mean) + bias,
+    computed in float64 and rounded once.
 
     Returns
     -------
@@ -31,20 +74,17 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[torch.Tensor, 
     bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
     if norm is None:
         return weight, bias
-    mean: Any = norm.running_mean
-    variance: Any = norm.running_var
-    scale = (variance.double() + norm.eps).rsqrt()
-    shift = torch.zeros_like(scale)
-    if norm.affine:
-        scale, shift = scale * norm.weight.detach(), norm.bias.detach()
-    return (
-        (weight * scale.view(-1, 1, 1, 1)).to(weight.dtype),
-        (scale * (bias - mean) + shift).to(weight.dtype),
-    )
+    scale = (norm.variance.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach()
+    shift = scale * (bias - norm.mean)
+    if norm.bias is not None:
+        shift = shift + norm.bias.detach()
+    return (weight * scale.view(-1, 1, 1, 1)).to(weight.dtype), shift.to(weight.dtype)
 
 
 class PlainConv(nn.Module):
-    """A convolution, the sum with `other` where one is given, and a ReLU where one is asked for.
+    """A convolution, the sum with `other` where one is given, then an activation function.
 
     By torch's own operations one after the other, on any device, in the dtype of the weight.
 
@@ -54,11 +94,15 @@ class PlainConv(nn.Module):
         Whose stride, padding, dilation and groups it has.
     weight, bias : torch.Tensor
         From `folded`, in the dtype to compute in.
-    relu : bool
+    activation : Activation, optional
     """
 
     def __init__(
-        self, conv: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor, *, relu: bool
+        self,
+        conv: nn.Conv2d,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        activation: Activation | None = None,
     ) -> None:
         super().__init__()
         self.weight: torch.Tensor | None = weight.contiguous(memory_format=torch.channels_last)
@@ -66,10 +110,10 @@ class PlainConv(nn.Module):
         self.kernel_size, self.groups = conv.kernel_size, conv.groups
         self.padding: Any = conv.padding
         self.stride, self.dilation = conv.stride, conv.dilation
-        self.relu = relu
+        self.activation = activation
 
     def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
-        """Return relu(conv(x) + other), without what is not asked for."""
+        """Return activation(conv(x) + other), without what there is not."""
         assert self.weight is not None
         y = functional.conv2d(
             x.to(self.bias.dtype),
@@ -85,7 +129,7 @@ class PlainConv(nn.Module):
     def _finish(self, y: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
         if other is not None:
             y = y + other
-        return y.relu_() if self.relu else y
+        return self.activation.apply(y) if self.activation else y
 
 
 class OneDNNConv(PlainConv):
@@ -99,15 +143,20 @@ class OneDNNConv(PlainConv):
     _packed: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
-        """Return relu(conv(x) + other), without what is not asked for."""
+        """Return activation(conv(x) + other), without what there is not."""
         x = x.to(self.bias.dtype)
         packed = self._packed if self._packed is not None else self._pack(x.shape)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
-        if other is not None and (other.dtype, other.shape) == (x.dtype, self._shape(x)):
+        then = self.activation
+        if (
+            other is not None
+            and (other.dtype, other.shape) == (x.dtype, self._shape(x))
+            and then in (None, RELU)  # the only one after a sum
+        ):
             return self._onto(other, x, packed, geometry)
-        then = "relu" if self.relu and other is None else "none"
+        attr, scalars = (then.attr, then.scalars) if then and other is None else ("none", ())
         y: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, packed, self.bias, *geometry, then, [], ""
+            x, packed, self.bias, *geometry, attr, scalars, ""
         )
         return y if other is None else self._finish(y, other)
 
@@ -129,7 +178,7 @@ class OneDNNConv(PlainConv):
             groups=groups,
             binary_attr="add",
             alpha=1.0,
-            unary_attr="relu" if self.relu else None,
+            unary_attr=self.activation.attr if self.activation else None,
             unary_scalars=[],
             unary_algorithm=None,
         )

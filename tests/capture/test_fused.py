@@ -26,7 +26,15 @@ from resmem_extract.capture import BOUNDS, GraphEngine, Target, deviation, in_pr
 from resmem_extract.capture import engine as engine_module
 from resmem_extract.capture import fused as fused_module
 from resmem_extract.capture.fused import FusedEngine, NothingToFuseError, graph_of
-from resmem_extract.capture.fused_conv import OneDNNConv, PlainConv, folded, has_onednn
+from resmem_extract.capture.fused_conv import (
+    ACTIVATIONS,
+    RELU,
+    Norm,
+    OneDNNConv,
+    PlainConv,
+    folded,
+    has_onednn,
+)
 from resmem_extract.models.resnet import Bottleneck
 from resmem_extract.module_path import ModulePaths
 
@@ -95,7 +103,9 @@ def test_folded_weights_equal_those_of_torch(bias: bool, affine: bool, groups: i
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 6, 3, bias=bias, groups=groups)
     norm = lively(nn.BatchNorm2d(6, affine=affine, eps=0.1))
-    weight, shift = folded(conv, norm)
+    weight, shift = folded(
+        conv, Norm(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+    )
     expected = fuse_conv_bn_weights(
         conv.weight.double(),
         None if conv.bias is None else conv.bias.double(),
@@ -124,8 +134,48 @@ def test_norm_and_relu_are_taken_in(onednn: bool, inplace: bool) -> None:
     network = stack(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=inplace))
     engine = fuse(network, "2", onednn=onednn)
     assert calls(engine) == 1
-    assert convolutions(engine)[0].relu
+    assert convolutions(engine)[0].activation is RELU
     equals_plain_hooks(network, onednn)
+
+
+@both_kinds
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("inplace", [True, False])
+def test_other_activations(onednn: bool, activation: type[nn.Module], inplace: bool) -> None:
+    network = stack(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), activation(inplace=inplace))
+    assert calls(fuse(network, "2", onednn=onednn)) == 1
+    equals_plain_hooks(network, onednn)
+    torch.manual_seed(0)
+    summed = lively(nn.Sequential(Sums(lambda self, x: self.body(x) + x), activation(inplace)))
+    equals_plain_hooks(summed, onednn)
+
+
+class FunctionalNorm(nn.Module):
+    """A norm and an activation function in one module, with a place for dropout between."""
+
+    def __init__(self, training: bool = False, affine: bool = True) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4, affine=affine)
+        self.drop, self.act = nn.Identity(), nn.SiLU(inplace=True)
+        self.by_the_batch = training
+
+    def forward(self, x):
+        norm = self.norm
+        x = functional.batch_norm(
+            x, norm.running_mean, norm.running_var, norm.weight, norm.bias,
+            self.by_the_batch, 0.1, norm.eps,
+        )  # fmt: skip
+        return self.act(self.drop(x))
+
+
+@both_kinds
+@pytest.mark.parametrize("affine", [True, False])
+def test_functional_norms(onednn: bool, affine: bool) -> None:
+    network = stack(nn.Conv2d(4, 4, 3), FunctionalNorm(affine=affine), nn.Dropout(0.5))
+    assert calls(fuse(network, "2", onednn=onednn)) == 1
+    equals_plain_hooks(network, onednn)
+    by_the_batch = stack(nn.Conv2d(4, 4, 3), FunctionalNorm(training=True, affine=affine))
+    assert calls(fuse(by_the_batch, "1", onednn=onednn)) == 3
 
 
 @both_kinds
