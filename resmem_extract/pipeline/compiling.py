@@ -20,11 +20,12 @@ __all__ = ["compiled_if_worthwhile", "should_compile"]
 
 _FEW_IMAGES = 500
 """Below this compiling does not pay, and finding out takes too long, where nothing is known."""
-_GAIN = {"cpu": 1.1}
+_GAIN_ON_CPU = {"float32": 1.0, "bfloat16": 1.5, "float16": 1.5}
+"""Rate of compiled code over that of the graph in streams, as long as it has not been measured.
+
+Fused convolutions are the same operations in both; docs/performance.md has the figures.
+"""
 _GAIN_ELSEWHERE = 1.3
-"""Rate of compiled code over that of the graph, as long as it has not been measured."""
-_MOSTLY_FUSED = 0.8
-"""Share of fused convolutions from which on compiled code is not expected to gain anything."""
 _COLD_SECONDS, _COLD_SECONDS_A_NODE = 10.0, 0.2
 _WARM_SHARE = 0.5
 """Of the time of a first compilation, what a later one takes that finds its code in the cache."""
@@ -106,14 +107,13 @@ def _why_not(
     impossible = why_not_compile(capture)
     if asked.compile == "on" or impossible:
         return impossible
-    if not known and _is_mostly_fused(capture):
-        return "compiled code is no faster than fused convolutions"
+    if not known and _expected_gain(capture) <= 1:
+        return "compiled code is not expected to be faster here (--compile on finds out)"
     per_image = _seconds_per_image(model, capture, plan, n_batches=2 * plan.streams)
     if known:
         cost, compiled_per_image = known.seconds, known.seconds_per_image
     else:
-        gain = _GAIN.get(capture.device.type, _GAIN_ELSEWHERE)
-        cost, compiled_per_image = _cold_seconds(capture), per_image / gain
+        cost, compiled_per_image = _cold_seconds(capture), per_image / _expected_gain(capture)
     saved = n_images * (per_image - compiled_per_image)
     if saved > cost:
         return None
@@ -123,13 +123,10 @@ def _why_not(
     )
 
 
-def _is_mostly_fused(capture: Capture) -> bool:
-    """Tell whether little is left on a processor that compiling could do better."""
-    from ..capture import FusedEngine
-
-    run = capture.run
-    on_cpu = capture.device.type == "cpu"
-    return on_cpu and isinstance(run, FusedEngine) and run.share >= _MOSTLY_FUSED
+def _expected_gain(capture: Capture) -> float:
+    if capture.device.type != "cpu":
+        return _GAIN_ELSEWHERE
+    return 1.0 if capture.engine == "fused" else _GAIN_ON_CPU[capture.precision]
 
 
 def _seconds_per_image(model: Model, capture: Capture, plan: Plan, n_batches: int) -> float:

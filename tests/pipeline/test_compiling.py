@@ -80,6 +80,7 @@ def test_auto_weighs_gain_against_cost(
 ) -> None:
     timed(monkeypatch, graph=seconds_per_image, compiled=seconds_per_image)
     monkeypatch.setattr(compiling, "_cold_seconds", lambda _: 30.0)
+    monkeypatch.setattr(compiling, "_expected_gain", lambda _: 1.1)
     found, plan, told = decide(small, n_images, engine="graph")
     assert found == engine
     if engine == "compiled":
@@ -91,13 +92,25 @@ def test_auto_weighs_gain_against_cost(
         assert told[-1].endswith("take about 30 s (--compile on does it)")
 
 
-def test_fused_convolutions_are_not_compiled_unasked(small, compilations, monkeypatch) -> None:
-    monkeypatch.setattr(compiling, "_seconds_per_image", lambda *_: pytest.fail("was timed"))
-    assert decide(small, 10**6)[::2] == (
-        "fused",
-        ["not compiled: compiled code is no faster than fused convolutions"],
-    )
-    assert compilations == []
+@pytest.mark.parametrize(
+    ("engine", "precision", "gains"),
+    [
+        ("fused", "float32", False),
+        ("graph", "float32", False),
+        ("fused", "bfloat16", False),
+        ("graph", "bfloat16", True),
+    ],
+)
+def test_what_gains_nothing_is_not_compiled_unasked(
+    small, compilations, monkeypatch, engine: str, precision: str, gains: bool
+) -> None:
+    timed(monkeypatch, graph=0.05, compiled=0.01)
+    used, _, told = decide(small, 10**6, engine=engine, precision=precision)
+    assert (used == "compiled") == gains == bool(compilations)
+    if not gains:
+        assert told == [
+            "not compiled: compiled code is not expected to be faster here (--compile on finds out)"
+        ]
 
 
 @pytest.mark.parametrize(
