@@ -30,8 +30,8 @@ lint: $(VENV)/.dev ## ruff and mypy alone
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev ## run every benchmark (half an hour on two quiet cores)
-	@set -e; for script in main_job store decoding threads gemm precision; do \
+bench: $(VENV)/.dev ## run every benchmark (an hour on two quiet cores)
+	@set -e; for script in table roofline store decoding threads; do \
 		echo "== benchmarks/$$script.py"; $(BIN)/python benchmarks/$$script.py; done
 
 clean: ## remove .venv, caches and build outputs; never a result

@@ -125,7 +125,7 @@ def kind_of(conv: PlainConv, arguments: Any, y: torch.Tensor, name: str) -> Kind
         f"{conv.kernel_size[0]}x{conv.kernel_size[1]}/{conv.stride[0]}"
         f"{f' g{conv.groups}' if conv.groups > 1 else ''} {x.shape[1]}->{y.shape[1]} "
         f"at {y.shape[2]}x{y.shape[3]}{' + sum' * bool(others)}"
-        f"{' + relu' if conv.relu else ''}"
+        f"{f' + {conv.activation.attr}' if conv.activation else ''}"
     )
     return Kind(
         f"{what} {name.removeprefix('_fused_')}".strip(),
