@@ -292,7 +292,11 @@ def gemm_section(bench: Bench) -> None:
 
     for precision in ("float32", "bfloat16") if has_bfloat16() else ("float32",):
         reached = gemm.measure(
-            "features.5.4", precision, rounds=3 if bench.quick else 7, compiled=not bench.quick
+            "features.5.4",
+            precision,
+            batches=1 if bench.quick else 2,
+            rounds=3 if bench.quick else 7,
+            compiled=not bench.quick,
         )
         name, best = max(reached.items(), key=lambda pair: pair[1])
         others = ", ".join(f"{way}: {value:.2f}" for way, value in reached.items())

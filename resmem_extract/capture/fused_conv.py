@@ -25,7 +25,7 @@ __all__ = [
 
 def has_onednn(device: torch.device) -> bool:
     """Tell whether convolutions on a device can be oneDNN's."""
-    return device.type == "cpu" and bool(torch._C._has_mkldnn)
+    return device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
