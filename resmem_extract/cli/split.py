@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import FLAG, JsonOption, OverwriteOption, QuietOption, StoreArgument
-from .terminal import notes, print_json, progress_bar, results
+from .terminal import notes, print_json, progress_bar, results, told_of_interrupt
 
 __all__ = ["split_command"]
 
@@ -75,7 +75,10 @@ def split_command(
             f"split: expected one of {', '.join(given)} and --by-module, "
             f"got {' and '.join(named) or 'none'}"
         )
-    with progress_bar("splitting", f"reading {file}", quiet, unit="bytes") as progress:
+    with (
+        told_of_interrupt(),
+        progress_bar("splitting", f"reading {file}", quiet, unit="bytes") as progress,
+    ):
         made = split_store(
             file,
             out,

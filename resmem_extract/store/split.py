@@ -96,6 +96,8 @@ def split_store(
         If the request is wrong; nothing has been written.
     WorkError
         If the store is damaged, or the disk fails or is full; finished parts stay.
+    KeyboardInterrupt
+        With a line that says so.
     """
     path, folder = given_path(file, "file"), given_path(out, "out")
     if folder.exists() and not folder.is_dir():
@@ -215,10 +217,18 @@ def _write_all(
         for job in jobs
     )
     told = Tally(total, progress)
-    if scattered:
-        check_activations(store, told)
-    for job in jobs:
-        _write(whole, store, job, told)
+    done = 0
+    try:
+        if scattered:
+            check_activations(store, told)
+        for job in jobs:
+            _write(whole, store, job, told)
+            done += 1
+    except KeyboardInterrupt as interrupt:
+        finished = f"{done} of {counted(len(jobs), 'part')} written"
+        raise KeyboardInterrupt(
+            f"{finished}; the same command goes on with the others"
+        ) from interrupt
 
 
 def _write(whole: Contents, store: Store, job: _Job, told: Callable[[int], None]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from commands import Result, draw, names
 
-from resmem_extract.store import StoreWriter, open_store
+from resmem_extract.store import StoreWriter, open_store, split
 from resmem_extract.types import ActivationSpec
 
 SPECS = (
@@ -109,6 +109,26 @@ def test_ways_of_splitting(tmp_path, store, call, how, files):
     assert datasets(tmp_path / "m.h5") == datasets(store)
     done = call("merge", *sorted(out.iterdir()), "--out", tmp_path / "m.h5")
     assert (done.code, done.out) == (0, f"{tmp_path / 'm.h5'} is already complete\n")
+
+
+def test_an_interrupted_split_says_how_to_go_on(tmp_path, store, call, monkeypatch):
+    write, calls = split._write, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(split, "_write", interrupted)
+    done = call("split", store, "--parts", 4, "--out", tmp_path / "parts")
+    assert (done.code, done.out) == (130, "")
+    assert done.err.splitlines()[-1].endswith(
+        "2 of 4 parts written; the same command goes on with the others"
+    )
+    assert names(tmp_path / "parts") == ["f.part-1-of-4.h5", "f.part-2-of-4.h5"]
+    done = call("split", store, "--parts", 4, "--out", tmp_path / "parts")
+    assert (done.code, done.out.splitlines()[-1]) == (0, "2 parts already complete")
 
 
 def test_merge_of_other_files(tmp_path, store, call):
