@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -65,6 +66,7 @@ class Joiner:
         self._joined: _Joined | None = None
         self._waiting: list[Part] = []
         self._failed = False
+        self._stopped = threading.Event()
 
     def __enter__(self) -> Joiner:
         return self
@@ -82,6 +84,14 @@ class Joiner:
         joined, self._joined = self._joined, None
         if joined is not None:
             joined.writer.__exit__(None, None, None)
+
+    def stop(self) -> None:
+        """Have a copy that is going on in another thread end, as the run ends early."""
+        self._stopped.set()
+
+    def _check_stopped(self, _nbytes: int) -> None:
+        if self._stopped.is_set():
+            raise WorkError("stopped")
 
     def add(self, part: Part) -> None:
         """Copy a part now or, if rows before it are still missing, when they have come."""
@@ -139,7 +149,7 @@ class Joiner:
         if self._joined is None:
             self._joined = _Joined(self._blueprint.writer(self._work.joined).__enter__())
             if self._base is not None:
-                self._joined.writer.append_store(self._base.store)
+                self._joined.writer.append_store(self._base.store, copied=self._check_stopped)
         return self._joined
 
     def _copy_waiting(self) -> None:
@@ -149,7 +159,7 @@ class Joiner:
                 rows = store.columns["row"].tolist()
                 fresh = [i for i, row in enumerate(rows) if row >= joined.row]
                 new = None if len(fresh) == len(rows) else slice(len(rows) - len(fresh), len(rows))
-                joined.writer.append_store(store, new)
+                joined.writer.append_store(store, new, self._check_stopped)
                 joined.rows += [rows[i] for i in fresh]
                 joined.skipped += self._skipped(store, joined.row)
                 joined.hardware[store.provenance["hardware"]] = None

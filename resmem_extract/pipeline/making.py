@@ -239,6 +239,7 @@ class Making:
             if self._shard is None:
                 self._joiner = stack.enter_context(Joiner(work, self._blueprint, self.job.base))
                 self._joining = stack.enter_context(background(self._joiner.add, 0))
+                stack.callback(self._joiner.stop)
                 for part in self._parts:
                     self._joining(part)
             self._writer = stack.enter_context(

@@ -16,7 +16,9 @@ from small_model import MODULES, contents, draw_many, small
 import resmem_extract as rx
 from resmem_extract.errors import RequestError
 from resmem_extract.pipeline import parts
-from resmem_extract.pipeline.work import WorkFolder
+from resmem_extract.pipeline.join import Base, Joiner
+from resmem_extract.pipeline.work import Part, WorkFolder
+from resmem_extract.store import layout_of
 
 OLD, NEW, BATCH = 10, 14, 4
 
@@ -136,6 +138,21 @@ def test_an_extension_goes_on_where_it_was_interrupted(tmp_path, model, pictures
     assert ours.keys() == theirs.keys()
     for image_id, values in ours.items():
         np.testing.assert_allclose(values, theirs[image_id], rtol=1e-5, atol=1e-5)
+
+
+def test_the_copy_of_a_large_store_does_not_hold_up_the_end(tmp_path, model, pictures):
+    out = tmp_path / "f.h5"
+    extract(model, pictures, out)
+    with rx.open_store(out) as store:
+        layouts = {path: layout_of(store.handle.dataset(f"/features/{path}")) for path in store}
+        specs = list(store.specs.values())
+        blueprint = parts.Blueprint(specs, rx.find_images(pictures), OLD, layouts, 1, False, {})
+        work = WorkFolder(tmp_path / "g.h5")
+        work.path.mkdir()
+        with Joiner(work, blueprint, Base(store, ())) as joiner:
+            joiner.stop()
+            joiner.add(Part(out, range(OLD)))  # begins with the store
+            assert not list(work.path.iterdir())
 
 
 def test_shards_extend_together(tmp_path, model, pictures):
