@@ -4,15 +4,20 @@ It sees arrays, or what reads like one, and never a network or a file format.
 """
 
 from ..rdm import RDM
-from .bootstrap import Bootstrap, Draws, bootstrap
+from .bootstrap import Bootstrap, Draws, bootstrap, bootstrap_pairs
 from .build import kernel, rdm, rdms
 from .ceiling import Ceiling
-from .comparators import COMPARATORS, DEFAULT_COMPARATOR
+from .comparators import COMPARATORS, DEFAULT_COMPARATOR, comparator
 from .files import read_npz, write_npz
-from .interop import crossnobis, from_rsatoolbox, to_rsatoolbox
+from .interop import crossnobis, from_rsatoolbox, read_rsatoolbox, to_rsatoolbox
 from .kernel import Kernel
 from .metrics import METRICS
-from .permutation import Permutations, false_discovery_rate, permutation_test
+from .permutation import (
+    Permutations,
+    false_discovery_rate,
+    permutation_test,
+    permutation_tests_of_pairs,
+)
 from .similarity import Similarity, compare, noise_ceiling
 
 __all__ = [
@@ -27,6 +32,8 @@ __all__ = [
     "Permutations",
     "Similarity",
     "bootstrap",
+    "bootstrap_pairs",
+    "comparator",
     "compare",
     "crossnobis",
     "false_discovery_rate",
@@ -34,9 +41,11 @@ __all__ = [
     "kernel",
     "noise_ceiling",
     "permutation_test",
+    "permutation_tests_of_pairs",
     "rdm",
     "rdms",
     "read_npz",
+    "read_rsatoolbox",
     "to_rsatoolbox",
     "write_npz",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +21,14 @@ from .kernel_resampling import resampled_cka
 from .resampling import resampled
 from .similarity import Side, check_sides, compare
 
-__all__ = ["MIN_IMAGES_SAMPLED", "Bootstrap", "Draws", "Over", "bootstrap", "over_by_default"]
+__all__ = [
+    "MIN_IMAGES_SAMPLED",
+    "Bootstrap",
+    "Draws",
+    "Over",
+    "bootstrap",
+    "bootstrap_pairs",
+]
 
 Floats = npt.NDArray[np.float64]
 Over = Literal["images", "subjects", "both"]
@@ -53,10 +61,10 @@ class Bootstrap:
     """Similarities in samples of images and subjects, and what follows from their spread."""
 
     values: Floats
-    """Of the data themselves, `[L]`."""
+    """Of the data themselves: `[L]` for models and a reference, `[L, L]` for all pairs."""
     over: Over
     samples: Floats
-    """`[1, D, L]`; over both: `[3, D, L]`, of both, of subjects and of images alone."""
+    """`[1, D, ...]`; over both: `[3, D, ...]`, of both, of subjects and of images alone."""
     n_images: int
     n_subjects: int
     ceilings: Floats | None = None
@@ -69,20 +77,14 @@ class Bootstrap:
         return min(sizes.get(self.over, (self.n_images, self.n_subjects))) - 1
 
     def variances(self) -> Floats:
-        """Return the variance of each similarity, `[L]`."""
-        return self._combined(np.nanvar(self.samples, axis=1, ddof=1))
+        """Return the variance of each similarity, `[...]`."""
+        return self._combined(_variance(self.samples))
 
     def difference_variances(self) -> Floats:
-        """Return the variance of the difference of each two similarities, `[L, L]`."""
-        return self._combined(
-            np.stack(
-                [
-                    np.nanvar(self.samples - self.samples[:, :, k : k + 1], axis=1, ddof=1)
-                    for k in range(self.samples.shape[2])
-                ],
-                axis=1,
-            )
-        )
+        """Return the variance of the difference of each two of `[L]` similarities, `[L, L]`."""
+        samples = self.samples
+        columns = [_variance(samples - one) for one in np.split(samples, samples.shape[2], axis=2)]
+        return self._combined(np.stack(columns, axis=1))
 
     def _combined(self, variances: Floats) -> Floats:
         """Return one variance from those over both, over subjects and over images.
@@ -110,16 +112,16 @@ class Bootstrap:
         return np.asarray(np.minimum(corrected, both))
 
     def intervals(self, level: float = 0.95) -> Floats:
-        """Return confidence intervals around the values, by Student's t, `[L, 2]`."""
+        """Return confidence intervals around the values, by Student's t, `[..., 2]`."""
         quantile = scipy.stats.t.ppf((1 + level) / 2, self.dof)
         half = quantile * np.sqrt(self.variances())
-        return np.stack([self.values - half, self.values + half], axis=1)
+        return np.stack([self.values - half, self.values + half], axis=-1)
 
     def percentile_intervals(self, level: float = 0.95) -> Floats:
-        """Return the range of the middle samples, `[L, 2]`, without any correction."""
+        """Return the range of the middle samples, `[..., 2]`, without any correction."""
         cut = (1 - level) / 2
         low, high = np.nanquantile(self.samples[0], [cut, 1 - cut], axis=0)
-        return np.stack([low, high], axis=1)
+        return np.stack([low, high], axis=-1)
 
     def difference_tests(self) -> Floats:
         """Return p of the test that two similarities differ, two-sided, `[L, L]`; 1 with itself."""
@@ -130,9 +132,11 @@ class Bootstrap:
         return np.asarray(p)
 
 
-def over_by_default(n_subjects: int) -> Over:
-    """Return what to resample: both images and subjects, where there are several subjects."""
-    return "both" if n_subjects > 1 else "images"
+def _variance(samples: Floats) -> Floats:
+    """Return the variance over samples, `[K, ...]`, those without a value left out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # where no sample has one: NaN
+        return np.asarray(np.nanvar(samples, axis=1, ddof=1))
 
 
 def bootstrap(
@@ -177,27 +181,19 @@ def bootstrap(
     RequestError
         If there are too few images or subjects, or the comparator cannot be bootstrapped.
     """
-    check_sides(method, *models, reference)
-    if method == "procrustes":
-        raise RequestError(
-            "procrustes has no bootstrap: the fewer different images, the more alike features seem"
-        )
-    if n < 2:
-        raise RequestError(
-            f"bootstrap of {counted(n, 'sample')}: expected 2 at least, such as 1000"
-        )
+    _check_request(method, [*models, reference], n)
     common = common_ids([models[0], reference, *models])
     values = np.array([compare(model, reference, method).value for model in models])
     sides = [model.subset(common) for model in models]
     target = reference.subset(common)
     n_subjects = target.n_subjects if isinstance(target, RDM) else 1
-    over = over or over_by_default(n_subjects)
+    over = over or ("both" if n_subjects > 1 else "images")
     _check_sizes(over, len(common), n_subjects, target.name)
     draws = draws or Draws.of(len(common), n_subjects, n, seed)
     images, subjects = _counts(draws.images), _counts(draws.subjects)
     whole = np.ones((1, len(common)), np.int64)
     used = images if over != "subjects" else whole
-    in_samples = _in_samples(method, sides, target, used)
+    in_samples = _in_samples(method, sides, [target], used)
     shares = subjects / n_subjects
     by_image = in_samples.mean(axis=2)
     if over == "images":
@@ -205,7 +201,7 @@ def bootstrap(
     elif over == "subjects":
         samples = np.einsum("ls,ds->dl", in_samples[0], shares)[None]
     else:
-        plain = _in_samples(method, sides, target, whole)[0]
+        plain = _in_samples(method, sides, [target], whole)[0]
         both = np.einsum("dls,ds->dl", in_samples, shares)
         samples = np.stack([both, np.einsum("ls,ds->dl", plain, shares), by_image])
     ceilings = None
@@ -216,21 +212,72 @@ def bootstrap(
     return Bootstrap(values, over, samples, len(common), n_subjects, ceilings)
 
 
+def bootstrap_pairs(
+    sides: Sequence[Side], method: str = DEFAULT_COMPARATOR, *, n: int = 1000, seed: int = 0
+) -> Bootstrap:
+    """Bootstrap the similarity of each two of several sides over images.
+
+    Parameters
+    ----------
+    sides : sequence of RDM, or of Kernel for CKA
+        Each of one subject, or of none.
+    method, n, seed
+        As for `bootstrap`.
+
+    Returns
+    -------
+    Bootstrap
+        Of values `[L, L]`.
+
+    Raises
+    ------
+    RequestError
+        If there are too few images, or the comparator cannot be bootstrapped.
+    """
+    _check_request(method, sides, n)
+    common = common_ids(sides)
+    _check_sizes("images", len(common), 1, sides[0].name)
+    parts = [side.subset(common) for side in sides]
+    counts = _counts(Draws.of(len(common), 1, n, seed).images)
+    (values,) = _in_samples(method, parts, parts, np.ones((1, len(common)), np.int64))
+    samples = _in_samples(method, parts, parts, counts)
+    return Bootstrap(values, "images", samples[None], len(common), 1)
+
+
 def _in_samples(
-    method: str, models: Sequence[Side], reference: Side, counts: npt.NDArray[np.int64]
+    method: str, models: Sequence[Side], references: Sequence[Side], counts: npt.NDArray[np.int64]
 ) -> Floats:
-    """Return similarities with each subject, `[D, L, S]`, NaN for too few different images."""
-    if isinstance(reference, Kernel):
-        kernels = [model.matrix for model in models if isinstance(model, Kernel)]
-        found = resampled_cka(method, kernels, [reference.matrix], counts)
+    """Return similarities with each subject of all references, `[D, L, S]`.
+
+    NaN for samples of too few different images.
+    """
+    same = models is references
+    if isinstance(references[0], Kernel):
+        left, right = (
+            [s.matrix for s in side if isinstance(s, Kernel)] for side in (models, references)
+        )
+        found = resampled_cka(method, left, left if same else right, counts)
     else:
-        stacks = [model.stack for model in models if isinstance(model, RDM)]
-        flat = resampled(method, np.concatenate(stacks), reference.stack, counts)
+        stacks, others = (
+            [s.stack for s in side if isinstance(s, RDM)] for side in (models, references)
+        )
+        a = np.concatenate(stacks)
+        flat = resampled(method, a, a if same else np.concatenate(others), counts)
         starts = np.cumsum([0, *(len(stack) for stack in stacks[:-1])])
         found = np.add.reduceat(flat, starts, axis=1)
         found /= np.array([len(stack) for stack in stacks])[:, None]
     found[(counts > 0).sum(axis=1) < _MIN_DIFFERENT] = np.nan
     return found
+
+
+def _check_request(method: str, sides: Sequence[Side], n: int) -> None:
+    check_sides(method, *sides)
+    if method == "procrustes":
+        raise RequestError(
+            "procrustes has no bootstrap: the fewer different images, the more alike features seem"
+        )
+    if n < 2:
+        raise RequestError(f"bootstrap of {counted(n, 'sample')}: expected at least 2, say 1000")
 
 
 def _counts(draws: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError, StoreError
+from ..errors import RequestError, StoreError, given_path
 from ..partial_files import partial_name
 from ..rdm import RDM
 
-__all__ = ["ABOUT_KEY", "ID_KEY", "SUBJECT_KEY", "read_npz", "write_npz"]
+__all__ = ["ABOUT_KEY", "ID_KEY", "SUBJECT_KEY", "npz_arrays", "read_npz", "write_npz"]
 
 ID_KEY, SUBJECT_KEY, ABOUT_KEY = "image_id", "subject", "about"
 
 
-def write_npz(path: Path, rdms: Sequence[RDM]) -> None:
+def write_npz(path: str | os.PathLike[str], rdms: Sequence[RDM]) -> None:
     """Write RDMs of the same images to one npz file.
 
     Its keys are the names of the RDMs, each a square matrix or a stack of them, ``image_id``, and
@@ -32,6 +33,7 @@ def write_npz(path: Path, rdms: Sequence[RDM]) -> None:
         If they are of other images, or two have one name.
     OSError
     """
+    path = given_path(path, "write_npz")
     if not rdms:
         raise RequestError(f"{path}: no RDM was given")
     names = [record.name for record in rdms]
@@ -63,12 +65,12 @@ def write_npz(path: Path, rdms: Sequence[RDM]) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def read_npz(path: Path, ids: Sequence[str] | None = None) -> list[RDM]:
+def read_npz(path: str | os.PathLike[str], ids: Sequence[str] | None = None) -> list[RDM]:
     """Read all RDMs of an npz file: every key that holds a square matrix or a stack of them.
 
     Parameters
     ----------
-    path : Path
+    path : path
     ids : sequence of str, optional
         Of the images, where the file has no ``image_id``.
 
@@ -79,13 +81,8 @@ def read_npz(path: Path, ids: Sequence[str] | None = None) -> list[RDM]:
     RequestError
         If there are no ids, or no RDM.
     """
-    try:
-        # Opened here, because NumPy leaves a file that it cannot read open.
-        with path.open("rb") as stream, zipfile.ZipFile(stream):
-            content = np.load(stream, allow_pickle=False)
-            arrays = {key: content[key] for key in content.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise StoreError(f"{path} cannot be read as an npz file: {error}") from error
+    path = given_path(path, "read_npz")
+    arrays = npz_arrays(path)
     given = arrays.get(ID_KEY, ids)
     about = json.loads(str(arrays[ABOUT_KEY])) if ABOUT_KEY in arrays else {}
     squares = {key: array for key, array in arrays.items() if _is_square(array)}
@@ -107,6 +104,23 @@ def read_npz(path: Path, ids: Sequence[str] | None = None) -> list[RDM]:
         )
         for key, array in squares.items()
     ]
+
+
+def npz_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return all arrays of an npz file.
+
+    Raises
+    ------
+    StoreError
+        If it is none.
+    """
+    try:
+        # Opened here, because NumPy leaves a file that it cannot read open.
+        with path.open("rb") as stream, zipfile.ZipFile(stream):
+            content = np.load(stream, allow_pickle=False)
+            return {key: content[key] for key in content.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise StoreError(f"{path} cannot be read as an npz file: {error}") from error
 
 
 def _is_square(array: npt.NDArray[Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from ..errors import MissingExtraError, RequestError, counted
 from ..rdm import RDM
 
-__all__ = ["crossnobis", "from_rsatoolbox", "to_rsatoolbox"]
+__all__ = ["crossnobis", "from_rsatoolbox", "read_rsatoolbox", "to_rsatoolbox"]
 
 _ID = "image_id"
 
@@ -108,6 +109,20 @@ def from_rsatoolbox(rdms: Any, *, name: str | None = None, ids: str | None = Non
         tuple(subjects) if len(values) > 1 and len(set(subjects)) == len(values) else (),
     )
     return replace(record, provenance={"source": "rsatoolbox", "ids": descriptor})
+
+
+def read_rsatoolbox(path: Path) -> RDM:
+    """Read an HDF5 file that rsatoolbox saved; the stem of its name is the reference's.
+
+    Raises
+    ------
+    RequestError
+        As `from_rsatoolbox`.
+    MissingExtraError
+        Without rsatoolbox.
+    """
+    rdms = _rsatoolbox().rdm.load_rdm(str(path), file_type="hdf5")
+    return from_rsatoolbox(rdms, name=path.stem)
 
 
 def _id_descriptor(descriptors: dict[str, Any], name: str, asked: str | None) -> str:

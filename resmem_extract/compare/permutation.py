@@ -14,12 +14,17 @@ from ..rdm import RDM, condensed_rows, n_from_pairs
 from .cka import hsic_kernels, procrustes_factor
 from .comparators import DEFAULT_COMPARATOR
 from .joining import common_ids
-from .kendall import tau_a
 from .kernel import Kernel
 from .similarity import Side, check_sides
-from .vectors import prepared
+from .vectors import prepared, similarities
 
-__all__ = ["MIN_IMAGES_PERMUTED", "Permutations", "false_discovery_rate", "permutation_test"]
+__all__ = [
+    "MIN_IMAGES_PERMUTED",
+    "Permutations",
+    "false_discovery_rate",
+    "permutation_test",
+    "permutation_tests_of_pairs",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,12 +37,12 @@ class Permutations:
     """Similarities with the reference as it is, and with its images in random order."""
 
     values: Floats
-    """`[L]`."""
+    """`[L]`, or `[L, L]` for all pairs."""
     null: Floats
-    """`[D, L]`."""
+    """`[D, ...]`."""
 
     def p(self) -> Floats:
-        """Return the share of orders that do no worse than the true one, which counts, `[L]`."""
+        """Return the share of orders that do no worse than the true one, which counts, `[...]`."""
         rounding = 1e-12
         better = (self.null >= self.values - rounding).sum(axis=0)
         p: Floats = (1 + better) / (1 + len(self.null))
@@ -76,68 +81,110 @@ def permutation_test(
     RequestError
         If there are too few images.
     """
-    check_sides(method, *models, reference)
-    common = common_ids([models[0], reference, *models])
+    common = _check(method, [models[0], reference, *models])
+    sides = [model.subset(common) for model in models]
+    statistic = _statistic(method, sides, [reference.subset(common)])
+    orders = _orders(len(common), n, seed) if orders is None else orders
+    null = np.array([statistic(order)[:, 0] for order in orders])
+    return Permutations(statistic(np.arange(len(common)))[:, 0], null)
+
+
+def permutation_tests_of_pairs(
+    sides: Sequence[Side], method: str = DEFAULT_COMPARATOR, *, n: int = 1000, seed: int = 0
+) -> Permutations:
+    """Compare each two of several sides, the second of them relabelled at random.
+
+    Parameters
+    ----------
+    sides : sequence of RDM, or of Kernel for a comparator of features
+    method, n, seed
+        As for `permutation_test`.
+
+    Returns
+    -------
+    Permutations
+        Of values `[L, L]`.
+
+    Raises
+    ------
+    RequestError
+        If there are too few images.
+    """
+    common = _check(method, sides)
+    parts = [side.subset(common) for side in sides]
+    statistic = _statistic(method, parts, parts)
+    null = np.array([statistic(order) for order in _orders(len(common), n, seed)])
+    return Permutations(statistic(np.arange(len(common))), null)
+
+
+def _check(method: str, sides: Sequence[Side]) -> tuple[str, ...]:
+    check_sides(method, *sides)
+    common = common_ids(sides)
     if len(common) < MIN_IMAGES_PERMUTED:
         raise RequestError(
             f"permutations of {counted(len(common), 'image')}: expected {MIN_IMAGES_PERMUTED} "
             "at least"
         )
-    if orders is None:
-        rng = np.random.default_rng(seed)
-        orders = rng.permuted(np.tile(np.arange(len(common)), (n, 1)), axis=1)
-    sides = [model.subset(common) for model in models]
-    target = reference.subset(common)
-    similarity = _statistic(method, sides, target)
-    null = np.array([similarity(order) for order in orders])
-    return Permutations(similarity(np.arange(len(common))), null)
+    return common
+
+
+def _orders(n_images: int, n: int, seed: int) -> npt.NDArray[np.intp]:
+    rng = np.random.default_rng(seed)
+    return rng.permuted(np.tile(np.arange(n_images), (n, 1)), axis=1)
 
 
 _Statistic = Callable[[npt.NDArray[np.intp]], Floats]
-"""From an order of the reference's images to the similarity of each model, `[L]`."""
+"""From an order of the references' images to the similarity of each model with each, `[L, R]`."""
 
 
-def _statistic(method: str, models: Sequence[Side], reference: Side) -> _Statistic:
+def _statistic(method: str, models: Sequence[Side], references: Sequence[Side]) -> _Statistic:
     """Do all that does not depend on the order, and return the rest."""
-    if isinstance(reference, Kernel):
-        kernels = [model.matrix for model in models if isinstance(model, Kernel)]
-        if method == "procrustes":
-            return _procrustes(kernels, reference.matrix)
-        return _alignment(method, kernels, reference.matrix)
-    stacks = [model.stack for model in models if isinstance(model, RDM)]
-    if method == "tau-a":
-        return _tau_a(stacks, reference.stack)
-    return _products(method, stacks, reference.stack)
+    if isinstance(references[0], Kernel):
+        left, right = (
+            [side.matrix for side in sides if isinstance(side, Kernel)]
+            for sides in (models, references)
+        )
+        return _procrustes(left, right) if method == "procrustes" else _cka(method, left, right)
+    stacks, others = (
+        [side.stack for side in sides if isinstance(side, RDM)] for sides in (models, references)
+    )
+    return _tau_a(stacks, others) if method == "tau-a" else _products(method, stacks, others)
 
 
-def _products(method: str, models: Sequence[Floats], reference: Floats) -> _Statistic:
-    vectors = np.stack([prepared(method, stack).mean(axis=0) for stack in models])
-    target = prepared(method, reference).mean(axis=0)
-    n_pairs = reference.shape[1]
+def _products(method: str, models: Sequence[Floats], references: Sequence[Floats]) -> _Statistic:
+    vectors, targets = (
+        np.stack([prepared(method, stack).mean(axis=0) for stack in stacks])
+        for stacks in (models, references)
+    )
+    n_pairs = references[0].shape[1]
     n = n_from_pairs(n_pairs)
-    pairs, diagonal = target[:n_pairs], target[n_pairs:]
 
     def in_order(order: npt.NDArray[np.intp]) -> Floats:
-        moved = pairs[condensed_rows(order, n)]
-        if len(diagonal):
-            moved = np.concatenate([moved, diagonal[order]])
-        values: Floats = vectors @ moved
+        # A whitened vector ends in the diagonal of a matrix, an entry an image.
+        places = np.concatenate([condensed_rows(order, n), n_pairs + order])
+        moved = targets[:, places[: targets.shape[1]]]
+        values: Floats = vectors @ moved.T
         return values
 
     return in_order
 
 
-def _tau_a(models: Sequence[Floats], reference: Floats) -> _Statistic:
-    n = n_from_pairs(reference.shape[1])
+def _tau_a(models: Sequence[Floats], references: Sequence[Floats]) -> _Statistic:
+    n = n_from_pairs(references[0].shape[1])
 
     def in_order(order: npt.NDArray[np.intp]) -> Floats:
-        moved = reference[:, condensed_rows(order, n)]
-        return np.array([np.mean([tau_a(a, b) for a in stack for b in moved]) for stack in models])
+        places = condensed_rows(order, n)
+        return np.array(
+            [
+                [np.mean(similarities("tau-a", stack, other[:, places])) for other in references]
+                for stack in models
+            ]
+        )
 
     return in_order
 
 
-def _alignment(method: str, models: Sequence[Floats], reference: Floats) -> _Statistic:
+def _cka(method: str, models: Sequence[Floats], references: Sequence[Floats]) -> _Statistic:
     def of_size_one(kernel: Floats) -> Floats:
         matrix = hsic_kernels(method, kernel)
         size = np.sqrt((matrix * matrix).sum())
@@ -145,28 +192,31 @@ def _alignment(method: str, models: Sequence[Floats], reference: Floats) -> _Sta
         return result
 
     vectors = np.stack([of_size_one(kernel).ravel() for kernel in models])
-    target = of_size_one(reference)
+    targets = np.stack([of_size_one(kernel) for kernel in references])
 
     def in_order(order: npt.NDArray[np.intp]) -> Floats:
-        values: Floats = vectors @ target[np.ix_(order, order)].ravel()
+        moved = targets[:, order[:, None], order].reshape(len(targets), -1)
+        values: Floats = vectors @ moved.T
         return values
 
     return in_order
 
 
-def _procrustes(models: Sequence[Floats], reference: Floats) -> _Statistic:
+def _procrustes(models: Sequence[Floats], references: Sequence[Floats]) -> _Statistic:
     def of_size_one(kernel: Floats) -> Floats:
         size = np.sqrt(np.trace(kernel))
         result: Floats = procrustes_factor(kernel) / (size if size > 0 else np.nan)
         return result
 
     factors = [of_size_one(kernel) for kernel in models]
-    target = of_size_one(reference)
+    targets = [of_size_one(kernel) for kernel in references]
 
     def in_order(order: npt.NDArray[np.intp]) -> Floats:
-        moved = target[order]
         return np.array(
-            [np.linalg.svd(factor.T @ moved, compute_uv=False).sum() for factor in factors]
+            [
+                [np.linalg.svd(a.T @ b[order], compute_uv=False).sum() for b in targets]
+                for a in factors
+            ]
         )
 
     return in_order

@@ -124,7 +124,8 @@ def _or_zero(own: Floats) -> Floats:
 def _rank_moments(a: Floats, b: Floats, weights: Floats, *, untied: bool) -> Moments:
     """Return weighted covariances of ranks."""
     size = weights.sum(axis=1)
-    ranks_a, ranks_b = centred_ranks(a, weights), centred_ranks(b, weights)
+    ranks_a = centred_ranks(a, weights)
+    ranks_b = ranks_a if b is a else centred_ranks(b, weights)
     weighted = ranks_b * weights[:, None]
     products = ranks_a @ np.swapaxes(weighted, 1, 2)
     if untied:

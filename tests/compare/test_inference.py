@@ -24,11 +24,13 @@ from resmem_extract.compare import (
     Draws,
     Kernel,
     bootstrap,
+    bootstrap_pairs,
     compare,
     false_discovery_rate,
     kernel,
     noise_ceiling,
     permutation_test,
+    permutation_tests_of_pairs,
     to_rsatoolbox,
 )
 from resmem_extract.compare.kernel_resampling import resampled_cka
@@ -239,6 +241,25 @@ def test_permutations_of_features(method, rng):
     for order, null in zip(orders, found.null[:, 0], strict=True):
         moved = kernel(y[order], ids=IDS)
         assert null == pytest.approx(compare(left, moved, method).value, abs=1e-9)
+
+
+@pytest.mark.parametrize("method", ["spearman", "corr-cov", "tau-a", "cka", "procrustes"])
+def test_all_pairs_at_once_are_what_each_alone_is(method, rng):
+    models, _ = models_and_reference()
+    if COMPARATORS[method].of == "features":
+        x = rng.standard_normal((N, 6))
+        models = [kernel(x + k * rng.standard_normal((N, 6)), ids=IDS, name=str(k)) for k in (1, 2)]
+    permuted = permutation_tests_of_pairs(models, method, n=5, seed=2)
+    sampled = bootstrap_pairs(models, method, n=8, seed=2) if method != "procrustes" else None
+    for j, reference in enumerate(models):
+        alone = permutation_test(models, reference, method, n=5, seed=2)
+        np.testing.assert_allclose(permuted.values[:, j], alone.values, atol=1e-12)
+        np.testing.assert_allclose(permuted.null[:, :, j], alone.null, atol=1e-12)
+        if sampled is not None:
+            alone = bootstrap(models, reference, method, n=8, seed=2)
+            np.testing.assert_allclose(sampled.values[:, j], alone.values, atol=1e-12)
+            np.testing.assert_allclose(sampled.samples[0][:, :, j], alone.samples[0], atol=1e-12)
+            np.testing.assert_allclose(sampled.intervals()[:, j], alone.intervals(), atol=1e-12)
 
 
 def test_p_counts_the_true_order_and_is_one_sided():
