@@ -12,6 +12,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import compare as rsa
+    from . import datasets
     from .errors import ResmemExtractError
     from .images import StimulusSet, find_images, sample_photographs
     from .models import list_models, load_model
@@ -40,6 +41,7 @@ __all__ = [
     "StimulusSet",
     "Store",
     "__version__",
+    "datasets",
     "export_store",
     "extract",
     "extract_many",
@@ -85,7 +87,7 @@ _HOME = {
 }
 
 
-_MODULES = {"rsa": "compare"}
+_MODULES = {"datasets": "datasets", "rsa": "compare"}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +57,22 @@ def resmem_pixels(photographs):
     import torch
 
     return torch.stack([resmem.transformer(image) for image in photographs])
+
+
+@pytest.fixture
+def kriegeskorte92(monkeypatch):
+    """The 92 images and RDMs of Kriegeskorte et al., where a copy lies beside the checkout."""
+    from resmem_extract import datasets
+
+    parents = Path(__file__).resolve().parents
+    places = [parent / "shared" / "data" for parent in parents[2:4]]
+    if own := os.environ.get(datasets.DATA_VARIABLE):
+        places.insert(0, Path(own))
+    for place in places:
+        if (place / "kriegeskorte92" / "rdms.npz").is_file():
+            monkeypatch.setenv(datasets.DATA_VARIABLE, str(place))
+            return datasets.kriegeskorte92()
+    pytest.skip(f"no kriegeskorte92 in {' or '.join(map(str, places))}")
 
 
 @pytest.fixture

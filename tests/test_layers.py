@@ -37,6 +37,7 @@ LAYER = {
     "encoding": 1,
     "models": 2,
     "config": 2,
+    "datasets": 2,
     "pipeline": 3,
     "thingsvision": 3,
     "report": 3,
