@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from .models import list_models, load_model
     from .models.base import Model
     from .pipeline.cluster import extract_on_ray
+    from .pipeline.compare_models import compare_models
     from .pipeline.extract import extract, extract_many
+    from .pipeline.rsa import RsaResult, compare_stores
     from .pipeline.score import Scores, score
     from .pipeline.summary import ExtractSummary
     from .pipeline.verify import reproduce_store
@@ -37,10 +39,13 @@ __all__ = [
     "ExtractSummary",
     "Model",
     "ResmemExtractError",
+    "RsaResult",
     "Scores",
     "StimulusSet",
     "Store",
     "__version__",
+    "compare_models",
+    "compare_stores",
     "datasets",
     "export_store",
     "extract",
@@ -65,10 +70,13 @@ _HOME = {
     "ExtractSummary": "pipeline",
     "Model": "models.base",
     "ResmemExtractError": "errors",
+    "RsaResult": "pipeline.rsa",
     "Scores": "pipeline",
     "StimulusSet": "images",
     "Store": "store",
     "export_store": "store",
+    "compare_models": "pipeline.compare_models",
+    "compare_stores": "pipeline.rsa",
     "extract": "pipeline",
     "extract_many": "pipeline",
     "extract_on_ray": "pipeline.cluster",

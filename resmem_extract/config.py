@@ -36,6 +36,8 @@ __all__ = [
     "ExtractOptions",
     "ExtractRun",
     "ModelOptions",
+    "RsaOptions",
+    "RsaRun",
     "Run",
     "RunOptions",
     "ScoreRun",
@@ -74,6 +76,7 @@ def _as_shard(value: Any) -> Any:
 
 _GivenPath = Annotated[Path, BeforeValidator(_as_path)]
 _Count = Annotated[int, Field(strict=True, gt=0)]
+_Amount = Annotated[int, Field(strict=True, ge=0)]
 
 
 class ModelOptions(BaseModel):
@@ -201,8 +204,59 @@ class ScoreRun(_Run, RunOptions):
         return {name: getattr(self, name) for name in RunOptions.model_fields}
 
 
-Run = ExtractRun | ScoreRun
-_RUNS: dict[str, type[ExtractRun] | type[ScoreRun]] = {"extract": ExtractRun, "score": ScoreRun}
+class RsaOptions(BaseModel):
+    """How modules are compared with each other and with references."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric: _Names = ["correlation"]
+    """Of dissimilarity; several make a row each."""
+    compare: _Names = ["spearman"]
+    """Comparators; several make a row each."""
+    bootstrap: _Amount = 0
+    """Samples for confidence intervals and tests of differences."""
+    permutations: _Amount = 0
+    """Orders of the images for p."""
+    seed: _Amount = 0
+    memory: str | int = "2GB"
+    """For the RDM of one module."""
+    device: Annotated[str, BeforeValidator(_as_text)] = "cpu"
+    """Where inner products are computed."""
+    reference_ids: _GivenPath | None = None
+    """Ids of the images, one a line, for references that have none."""
+    overwrite: bool = False
+    """Replace an existing result."""
+
+
+class RsaRun(RsaOptions):
+    """`resmem-extract rsa`."""
+
+    command: Literal["rsa"]
+    store: _Names
+    """Feature stores; one alone need not be a list."""
+    module: _Names | None = None
+    """Module paths or patterns; by default all modules."""
+    reference: Annotated[list[str], BeforeValidator(_listed)] = []
+    """Files of RDMs or measured patterns, ``it.npz`` or ``it.npz:human_IT``."""
+    out: _GivenPath
+    figures: Annotated[list[Literal["png", "svg", "pdf"]], BeforeValidator(_listed)] = ["png"]
+    """Formats; an empty list draws none."""
+    images: _GivenPath | None = None
+    """A folder of the images by id, for thumbnails in figures."""
+    group: str | None = None
+    """A column of the store by which images are put together in figures."""
+
+    def options(self) -> dict[str, Any]:
+        """Return the fields of `RsaOptions`."""
+        return self.model_dump(include=set(RsaOptions.model_fields))
+
+
+Run = ExtractRun | ScoreRun | RsaRun
+_RUNS: dict[str, type[ExtractRun] | type[ScoreRun] | type[RsaRun]] = {
+    "extract": ExtractRun,
+    "score": ScoreRun,
+    "rsa": RsaRun,
+}
 
 
 def read_config(path: Path) -> Run:

@@ -17,6 +17,7 @@ from .info import info_command
 from .merge import merge_command
 from .models import models_command, modules_command
 from .options import FLAG
+from .rsa import rsa_command
 from .run import run_command
 from .score import score_command
 from .split import split_command
@@ -38,6 +39,7 @@ app.command("split")(split_command)
 app.command("merge")(merge_command)
 app.command("export")(export_command)
 app.command("score")(score_command)
+app.command("rsa")(rsa_command)
 app.command("run")(run_command)
 app.command("bench")(bench_command)
 app.add_typer(weights_app, name="weights")

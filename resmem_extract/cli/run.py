@@ -9,6 +9,7 @@ import typer
 
 from .extract import run_extract
 from .options import JsonOption, QuietOption
+from .rsa import run_rsa
 from .score import run_score
 
 __all__ = ["run_command"]
@@ -23,10 +24,12 @@ def run_command(
 
     Example: resmem-extract run configs/resmem_features.yaml
     """
-    from ..config import ExtractRun, read_config
+    from ..config import ExtractRun, RsaRun, read_config
 
     run = read_config(config)
     if isinstance(run, ExtractRun):
         run_extract(run, as_json=as_json, quiet=quiet)
+    elif isinstance(run, RsaRun):
+        run_rsa(run, as_json=as_json, quiet=quiet)
     else:
         run_score(run, as_json=as_json, quiet=quiet)

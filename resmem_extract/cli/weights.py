@@ -129,13 +129,13 @@ def _record(name: str) -> WeightsFile | None:
 
 def _networks(names: list[str]) -> list[str]:
     """Return the networks that are named, those in configuration files among them."""
-    from ..config import read_config
+    from ..config import RsaRun, read_config
 
     found: dict[str, None] = {}
     for name in names:
         if Path(name).suffix in (".yaml", ".yml"):
             run = read_config(Path(name))
-            if run.weights is None and run.pretrained:
+            if not isinstance(run, RsaRun) and run.weights is None and run.pretrained:
                 model = run.model
                 found.update(dict.fromkeys([model] if isinstance(model, str) else model))
         else:

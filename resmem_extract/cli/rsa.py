@@ -1,0 +1,244 @@
+"""``rsa``: modules compared with brains, behaviour and each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import RequestError
+from .options import JsonOption, OverwriteOption, QuietOption, as_option
+from .tables import print_table
+from .terminal import notes, print_json, progress_bar, results
+
+if TYPE_CHECKING:
+    from ..compare.table import Row
+    from ..config import RsaRun
+
+__all__ = ["rsa_command", "run_rsa"]
+
+_INFERENCE = "How sure it is"
+_FIGURES = "Figures"
+
+
+def rsa_command(
+    store: Annotated[
+        list[str], typer.Argument(metavar="STORE...", help="Feature stores, one a network.")
+    ],
+    out: Annotated[
+        str,
+        typer.Option("--out", metavar="DIR", help="Folder for rsa.csv, rdms.h5 and the figures."),
+    ],
+    module: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--module",
+            metavar="PATH",
+            help="Module path or pattern, of any store that has it; default: all. Repeat it.",
+        ),
+    ] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reference",
+            metavar="FILE",
+            help="RDMs or measured patterns: npz, npy, mat, csv, or h5 of rsatoolbox or of this "
+            "program; FILE:KEY for one key. Repeat it.",
+        ),
+    ] = None,
+    reference_ids: Annotated[
+        str | None,
+        typer.Option(
+            "--reference-ids",
+            metavar="FILE",
+            help="Ids of the images, one a line, for references that have none.",
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            help="correlation (default), cosine, euclidean or sqeuclidean. Repeat it.",
+        ),
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--compare",
+            metavar="NAME",
+            help="spearman (default), pearson, tau-a, rho-a, cosine, cosine-cov, corr-cov, cka, "
+            "cka-rbf or procrustes. Repeat it.",
+        ),
+    ] = None,
+    memory: Annotated[
+        str, typer.Option("--memory", metavar="SIZE", help="For the RDM of a module: 2GB.")
+    ] = "2GB",
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="cpu, or cuda for large RDMs.")
+    ] = "cpu",
+    bootstrap: Annotated[
+        int,
+        typer.Option(
+            "--bootstrap",
+            metavar="N",
+            help="Samples for confidence intervals; over images, and subjects if there are some.",
+            rich_help_panel=_INFERENCE,
+        ),
+    ] = 0,
+    permutations: Annotated[
+        int,
+        typer.Option(
+            "--permutations",
+            metavar="N",
+            help="Orders of the images for p, one-sided.",
+            rich_help_panel=_INFERENCE,
+        ),
+    ] = 0,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", metavar="N", help="Of both.", rich_help_panel=_INFERENCE),
+    ] = 0,
+    figures: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--figures",
+            metavar="FORMAT",
+            help="png (default), svg, pdf or none. Repeat it.",
+            rich_help_panel=_FIGURES,
+        ),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            "--images",
+            metavar="DIR",
+            help="The images, for thumbnails beside RDMs.",
+            rich_help_panel=_FIGURES,
+        ),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group",
+            metavar="COLUMN",
+            help="Column of the images that puts them in blocks, such as label.",
+            rich_help_panel=_FIGURES,
+        ),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compare modules with brains, behaviour and each other: RDMs, CKA, intervals, figures.
+
+    Example: resmem-extract rsa activations.h5 --reference human_IT.npz --bootstrap 1000 --out rsa/
+    """
+    asked = {
+        key: value
+        for key, value in locals().items()
+        if key not in ("as_json", "quiet") and value is not None
+    }
+    if figures == ["none"]:
+        asked["figures"] = []
+    from ..config import RsaRun, validated
+
+    run = validated(RsaRun, {"command": "rsa", **asked}, "rsa", as_option)
+    run_rsa(run, as_json=as_json, quiet=quiet)
+
+
+def run_rsa(run: RsaRun, *, as_json: bool, quiet: bool) -> None:
+    """Do what a validated run asks, and print the comparisons with references."""
+    from ..pipeline.rsa import compare_stores
+
+    _check_group(run)
+    with progress_bar("reading", "opening the stores", quiet, unit="bytes") as progress:
+        result = compare_stores(
+            run.store,
+            run.module,
+            references=run.reference,
+            out=run.out,
+            also=run.model_dump(mode="json", include={"figures", "images", "group"}),
+            progress=progress,
+            tell=notes(quiet),
+            **run.options(),
+        )
+    if result.already_complete:
+        if as_json:
+            print_json({"out": str(run.out), "already_complete": True})
+        elif not quiet:
+            results.print(f"{run.out} is already complete", markup=False)
+        return
+    rows = result.table.rows
+    if run.figures:
+        from ..report import draw_all
+
+        draw_all(
+            run.out,
+            rows,
+            result.models,
+            result.references,
+            run.figures,
+            groups=result.columns.get(run.group or "", {}),
+            images=run.images,
+        )
+    if as_json:
+        print_json([_as_json(row) for row in rows])
+    elif not quiet:
+        names = {reference.name for reference in result.references}
+        _print([row for row in rows if row.b in names] or rows)
+        results.print(f"{run.out / 'rsa.csv'}: {len(rows)} comparisons", markup=False)
+
+
+def _check_group(run: RsaRun) -> None:
+    """Raise before the work if the images have no column of that name."""
+    from ..store import open_store
+
+    if run.group is None:
+        return
+    with open_store(run.store[0]) as store:
+        known = list(store.columns)
+    if run.group not in known:
+        raise RequestError(
+            f"--group {run.group}: the images have no such column; they have "
+            f"{', '.join(known) or 'none'}"
+        )
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    cells = dataclasses.asdict(row)
+    return {
+        key: None if isinstance(cell, float) and math.isnan(cell) else cell
+        for key, cell in cells.items()
+    }
+
+
+def _print(rows: list[Row]) -> None:
+    columns = ("a", "b", "metric", "compare", "images", "value", "95 % interval", "p", "ceiling")
+    print_table(
+        columns,
+        [
+            (
+                row.a,
+                row.b,
+                row.metric,
+                row.compare,
+                row.n_images,
+                _number(row.value),
+                _range(row.ci_low, row.ci_high),
+                _number(row.p),
+                _range(row.ceiling_low, row.ceiling_high),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}"
+
+
+def _range(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"{low:.3f} to {high:.3f}"

@@ -1,0 +1,308 @@
+"""Stores and references joined: who is like whom, and how sure is that."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..compare import COMPARATORS, RDM, comparator
+from ..compare.build import read_once
+from ..compare.metrics import check_metric
+from ..compare.table import Difference, Entity, Inference, Row, Table, compare_all, to_csv
+from ..config import RsaOptions, validated
+from ..errors import RequestError, UnknownModuleError, WorkError, given_path
+from ..gram import memory_in_bytes
+from ..partial_files import make_folders, write_text
+from ..store import Store, open_store, write_rdms
+from ..types import Progress
+from .provenance import now
+from .references import Reference, read_id_list, read_references
+
+__all__ = ["RsaResult", "compare_stores"]
+
+Tell = Callable[[str], None]
+_TABLE, _DIFFERENCES, _RDMS, _RECORD = "rsa.csv", "differences.csv", "rdms.h5", "rsa.json"
+
+
+@dataclass(frozen=True)
+class RsaResult:
+    """What `compare_stores` found."""
+
+    table: Table
+    models: tuple[Entity, ...]
+    """The modules, in the order of stores."""
+    references: tuple[Entity, ...]
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Of the images of the first store, by name of the column and id."""
+    out: Path | None = None
+    already_complete: bool = False
+    """Whether the result was there already, from the very same request."""
+
+
+def compare_stores(
+    stores: Sequence[str | os.PathLike[str]],
+    modules: str | Sequence[str] | None = None,
+    *,
+    references: Sequence[str | RDM] = (),
+    out: str | os.PathLike[str] | None = None,
+    also: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    tell: Tell | None = None,
+    **options: Any,
+) -> RsaResult:
+    """Compare modules of feature stores with references and with each other.
+
+    Parameters
+    ----------
+    stores : sequence of path
+    modules : str or sequence of str, optional
+        Module paths or patterns, each of any store that has it, ``resmem:fc`` of that network
+        alone; by default all modules.
+    references : sequence of str or RDM
+        Files, ``it.npz`` or ``it.npz:human_IT``, or RDMs.
+    out : path, optional
+        A folder for ``rsa.csv``, ``rdms.h5`` and, with a bootstrap, ``differences.csv``.
+    also : mapping, optional
+        JSON values that are kept with the result, and make a request another one if they differ.
+    progress : callable, optional
+        Told how many bytes of activations are read.
+    tell : callable, optional
+        Told what the user should know, one line each.
+    **options
+        The fields of `resmem_extract.config.RsaOptions`.
+
+    Returns
+    -------
+    RsaResult
+
+    Raises
+    ------
+    RequestError
+        If the request is wrong; nothing has been written.
+    WorkError
+        If the result cannot be written.
+    """
+    asked: RsaOptions = validated(RsaOptions, options, "rsa")
+    tell = tell or (lambda _line: None)
+    _check(asked)
+    folder = None if out is None else given_path(out, "out")
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise RequestError(f"{folder} is a file; name a folder for {_TABLE} and the rest")
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_store(path)) for path in stores]
+        chosen = _choose(opened, [modules] if isinstance(modules, str) else modules)
+        given = _references(references, asked)
+        _check_comparators(asked, given)
+        record = _record(opened, chosen, given, asked) | {"also": dict(also or {})}
+        if folder is not None and (folder / _RECORD).exists() and not asked.overwrite:
+            _refuse_if_other(folder, record)
+            return RsaResult(Table(), (), (), {}, folder, already_complete=True)
+        made = _models(chosen, asked, progress)
+        against = [_entity(reference, asked) for reference in given]
+        columns = _columns(opened[0])
+    inference = Inference(asked.bootstrap, asked.permutations, asked.seed)
+    table = compare_all(made, against, asked.metric, asked.compare, inference)
+    for note in table.notes:
+        tell(note)
+    result = RsaResult(table, tuple(made), tuple(against), columns, folder)
+    if folder is not None:
+        _write(result, folder, record)
+    return result
+
+
+def _check(asked: RsaOptions) -> None:
+    for metric in asked.metric:
+        check_metric(metric)
+    for name in asked.compare:
+        comparator(name)
+    memory_in_bytes(asked.memory)
+
+
+def _check_comparators(asked: RsaOptions, references: Sequence[Reference]) -> None:
+    """Raise before anything is read if features are needed where there is but an RDM."""
+    for name in asked.compare:
+        if COMPARATORS[name].of == "features":
+            for reference in references:
+                if reference.patterns is None or reference.patterns.ndim == 3:
+                    what = "an RDM" if reference.patterns is None else "of several subjects"
+                    raise RequestError(
+                        f"{name} compares features, and {reference.name} is {what}; use --compare "
+                        "spearman, or leave the reference out"
+                    )
+
+
+# What is read
+
+
+def _choose(stores: Sequence[Store], modules: Sequence[str] | None) -> list[tuple[Store, str]]:
+    """Return stores and canonical paths of the modules asked for, none twice.
+
+    Raises
+    ------
+    RequestError
+        If no store has a module, or two of one name would be there.
+    """
+    chosen: dict[tuple[int, str], None] = {}
+    if modules is None:
+        chosen = {(k, path): None for k, store in enumerate(stores) for path in store}
+    for text in modules or ():
+        found = list(_matches(stores, text))
+        if not found:
+            store = stores[0]
+            _ = store[text]  # names the nearest
+            raise UnknownModuleError(f"no store has a module {text!r}")
+        chosen |= dict.fromkeys(found)
+    names: dict[str, Path] = {}
+    pairs = []
+    for k, path in chosen:
+        store, name = stores[k], f"{_model(stores[k])}:{path}"
+        if name in names:
+            raise RequestError(
+                f"{name} is both in {names[name]} and in {store.path}, and could not be told apart"
+            )
+        names[name] = store.path
+        pairs.append((store, path))
+    return pairs
+
+
+def _matches(stores: Sequence[Store], text: str) -> Iterator[tuple[int, str]]:
+    for k, store in enumerate(stores):
+        of_this = text.removeprefix(f"{_model(store)}:")
+        try:
+            found = store.match(of_this) if "*" in of_this else [store[of_this]]
+        except UnknownModuleError:
+            continue
+        yield from ((k, array.module) for array in found)
+
+
+def _model(store: Store) -> str:
+    return str(store.provenance.get("model", store.path.stem))
+
+
+def _references(references: Sequence[str | RDM], asked: RsaOptions) -> list[Reference]:
+    ids = None if asked.reference_ids is None else read_id_list(asked.reference_ids)
+    found: list[Reference] = []
+    for reference in references:
+        if isinstance(reference, RDM):
+            digest = hashlib.sha256(reference.dissimilarities.tobytes()).hexdigest()
+            found.append(Reference(reference.name, reference, sha256=digest))
+        else:
+            found += read_references(os.fspath(reference), ids)
+    names = [reference.name for reference in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise RequestError(f"two references are named {name!r}; rename a file or a key")
+    return found
+
+
+def _models(
+    chosen: Sequence[tuple[Store, str]],
+    asked: RsaOptions,
+    progress: Progress | None,
+) -> list[Entity]:
+    """Read each module once, for all metrics and comparators."""
+    needs = {COMPARATORS[name].of for name in asked.compare}
+    metrics = asked.metric if "rdms" in needs else []
+    made = []
+    total, done = sum(store[path].nbytes for store, path in chosen), 0
+    for store, path in chosen:
+        name = f"{_model(store)}:{path}"
+        rows = store[path]
+        rdms, linear = read_once(
+            rows,
+            metrics,
+            with_kernel="features" in needs,
+            name=name,
+            memory=asked.memory,
+            device=asked.device,
+        )
+        made.append(Entity(name, rdms, linear))
+        done += rows.nbytes
+        if progress:
+            progress(done, total)
+    return made
+
+
+def _entity(reference: Reference, asked: RsaOptions) -> Entity:
+    needs = {COMPARATORS[name].of for name in asked.compare}
+    rdms = {}
+    if "rdms" in needs:
+        rdms = {metric: reference.rdm_of(metric, asked.memory) for metric in asked.metric}
+    features = reference.kernel(asked.memory) if "features" in needs else None
+    return Entity(reference.name, rdms, features)
+
+
+def _columns(store: Store) -> dict[str, dict[str, str]]:
+    ids = store.image_ids.tolist()
+    return {
+        name: dict(zip(ids, map(str, store.columns[name].tolist()), strict=True))
+        for name in store.columns
+    }
+
+
+# What is written
+
+
+def _record(
+    stores: Sequence[Store],
+    chosen: Sequence[tuple[Store, str]],
+    references: Sequence[Reference],
+    asked: RsaOptions,
+) -> dict[str, Any]:
+    """Return all that the result depends on, as JSON values."""
+    return {
+        "stores": [
+            {
+                "provenance": store.provenance,
+                "images": hashlib.sha256("\n".join(store.sha256.tolist()).encode()).hexdigest(),
+            }
+            for store in stores
+        ],
+        "modules": [f"{_model(store)}:{path}" for store, path in chosen],
+        "references": [[reference.name, reference.sha256] for reference in references],
+        "options": asked.model_dump(
+            mode="json", exclude={"overwrite", "memory", "device", "reference_ids"}
+        ),
+    }
+
+
+def _refuse_if_other(folder: Path, record: dict[str, Any]) -> None:
+    try:
+        there = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        whole = (folder / _TABLE).exists() and (folder / _RDMS).exists()
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{folder / _RECORD} cannot be read: {error}") from error
+    differences = [key for key in record if there.get(key) != record[key]]
+    if differences or not whole:
+        what = f"other {', '.join(differences)}" if differences else "files are missing"
+        raise RequestError(
+            f"{folder} holds the result of another request ({what}); use --overwrite to replace "
+            "it, or another --out"
+        )
+
+
+def _write(result: RsaResult, folder: Path, record: dict[str, Any]) -> None:
+    """Write everything under temporary names and move it, the table last."""
+    rdms = [rdm for entity in (*result.models, *result.references) for rdm in _distinct(entity)]
+    try:
+        make_folders(folder / _TABLE)
+        write_rdms(folder / _RDMS, rdms)
+        if result.table.differences:
+            text = to_csv(result.table.differences, Difference)
+            write_text(folder / _DIFFERENCES, text)
+        about = {**record, "notes": result.table.notes, "finished": now()}
+        write_text(folder / _RECORD, json.dumps(about, indent=2) + "\n")
+        write_text(folder / _TABLE, to_csv(result.table.rows, Row))
+    except OSError as error:
+        raise WorkError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def _distinct(entity: Entity) -> list[RDM]:
+    """Return the RDMs of an entity; a reference has the same one under every metric."""
+    return list({id(rdm): rdm for rdm in entity.rdms.values()}.values())

@@ -1,0 +1,208 @@
+"""Comparisons as pictures: the matrix of layers, profiles over depth, and a map of all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..compare.table import Row
+from .style import COLOURS, MARKERS, SEQUENTIAL, axis_label, new_figure, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["classical_scaling", "draw_map", "draw_matrix", "draw_profile", "similarity_matrix"]
+
+Floats = npt.NDArray[np.float64]
+
+_MOST_NUMBERS = 16
+"""Modules up to which numbers are written into the cells."""
+
+
+def network_and_module(name: str) -> tuple[str, str]:
+    """Split ``resmem:features.layer2.4`` at its first colon."""
+    network, _, module = name.partition(":")
+    return network, module
+
+
+def similarity_matrix(rows: Sequence[Row], names: Sequence[str]) -> Floats:
+    """Return similarities as a square matrix, 1 on the diagonal, NaN where there is none."""
+    place = {name: k for k, name in enumerate(names)}
+    matrix = np.full((len(names), len(names)), np.nan)
+    np.fill_diagonal(matrix, 1.0)
+    for row in rows:
+        if row.a in place and row.b in place:
+            i, j = place[row.a], place[row.b]
+            matrix[i, j] = matrix[j, i] = row.value
+    return matrix
+
+
+def draw_matrix(rows: Sequence[Row], names: Sequence[str]) -> Figure:
+    """Draw how alike every two modules are, networks apart.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Of one metric and comparator.
+    names : sequence of str
+        Of the modules, those of a network together.
+    """
+    matrix = similarity_matrix(rows, names)
+    n = len(names)
+    side = max(3.0, 0.3 * n)
+    longest = max(len(network_and_module(name)[1]) for name in names) * 0.075
+    figure = new_figure(side + longest + 1.6, side + longest + 0.6)
+    axes = figure.subplots()
+    low = min(0.0, float(np.nanmin(matrix)))
+    picture = axes.imshow(matrix, cmap=SEQUENTIAL, vmin=low, vmax=1, interpolation="nearest")
+    plain(axes)
+    networks = [network_and_module(name)[0] for name in names]
+    several = len(set(networks)) > 1
+    labels = list(names) if several else [network_and_module(name)[1] for name in names]
+    axes.set_xticks(range(n), labels, rotation=90)
+    axes.set_yticks(range(n), labels)
+    axes.tick_params(length=0)
+    axes.set_xlabel("module" if several else f"module of {networks[0]}")
+    axes.set_ylabel("module" if several else f"module of {networks[0]}")
+    for k in range(1, n):
+        if networks[k] != networks[k - 1]:
+            axes.axhline(k - 0.5, color="white", linewidth=1.5)
+            axes.axvline(k - 0.5, color="white", linewidth=1.5)
+    if n <= _MOST_NUMBERS:
+        for i, j in np.ndindex(n, n):
+            if not math.isnan(matrix[i, j]):
+                dark = matrix[i, j] < low + 0.55 * (1 - low)
+                colour = "white" if dark else "black"
+                text = f"{matrix[i, j]:.2f}"
+                axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=6.5)
+    bar = figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02)
+    bar.set_label(_what(rows[0]))
+    return figure
+
+
+def draw_profile(rows: Sequence[Row], reference: str) -> Figure:
+    """Draw how alike modules are to a reference, over the depth of each network.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Of one metric and comparator, with any references; modules in the order of depth.
+    reference : str
+    """
+    mine = [row for row in rows if row.b == reference]
+    networks: dict[str, list[Row]] = {}
+    for row in mine:
+        networks.setdefault(network_and_module(row.a)[0], []).append(row)
+    longest = max(len(network_and_module(row.a)[1]) for row in mine) * 0.075
+    width = max(4.5, 0.34 * max(map(len, networks.values())) + 2.2)
+    figure = new_figure(width * (1 if len(networks) == 1 else 1.25), 3.4 + longest)
+    panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
+    for k, (axes, (network, own)) in enumerate(zip(panels, networks.items(), strict=True)):
+        _one_profile(axes, own, COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)])
+        axes.set_title(network)
+        axes.set_xlabel("module, from input to output")
+    panels[0].set_ylabel(f"similarity to {reference}\n({_what(mine[0])})")
+    handles, labels = panels[0].get_legend_handles_labels()
+    panels[-1].legend(handles, labels, frameon=False, fontsize=8, loc="best")
+    return figure
+
+
+def _one_profile(axes: Axes, rows: Sequence[Row], colour: str, marker: str) -> None:
+    x = np.arange(len(rows))
+    values, low, high = (
+        np.array([getattr(row, name) for row in rows]) for name in ("value", "ci_low", "ci_high")
+    )
+    ceiling = rows[0].ceiling_low, rows[0].ceiling_high
+    if not math.isnan(ceiling[0]):
+        axes.axhspan(*ceiling, color="0.85", linewidth=0, label="noise ceiling")
+    if not np.isnan(low).all():
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, label="95 % interval")
+    axes.plot(x, values, color=colour, marker=marker, markersize=4.5, linewidth=1.4, label="value")
+    significant = np.array([row.p_fdr < 0.05 for row in rows])
+    if significant.any():
+        floor = min(float(np.nanmin(values)), 0.0, *low[~np.isnan(low)].tolist())
+        axes.plot(
+            x[significant],
+            np.full(significant.sum(), floor),
+            linestyle="none",
+            marker="*",
+            color="black",
+            markersize=5,
+            label="p < 0.05, corrected",
+        )
+    axes.axhline(0, color="0.5", linewidth=0.8)
+    axes.set_xticks(x, [network_and_module(row.a)[1] for row in rows], rotation=90)
+    plain(axes)
+
+
+def draw_map(matrix: Floats, names: Sequence[str], what: str) -> Figure:
+    """Draw modules as points that lie the nearer the more alike they are.
+
+    Parameters
+    ----------
+    matrix : array, `[L, L]`
+        Similarities, 1 on the diagonal.
+    names : sequence of str
+        ``network:module``, in the order of depth, or the name of a reference.
+    what : str
+        Of the similarities.
+    """
+    places, share = classical_scaling(1 - matrix)
+    figure = new_figure(6.4, 5.4)
+    axes = figure.subplots()
+    networks: dict[str, list[int]] = {}
+    for k, name in enumerate(names):
+        networks.setdefault(network_and_module(name)[0] if ":" in name else name, []).append(k)
+    for k, (network, own) in enumerate(networks.items()):
+        colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
+        x, y = places[own].T
+        axes.plot(x, y, color=colour, linewidth=0.9, alpha=0.6)
+        axes.plot(x, y, color=colour, marker=marker, linestyle="none", markersize=6, label=network)
+        for index in own:
+            label = network_and_module(names[index])[1] or names[index]
+            axes.annotate(
+                label, places[index], xytext=(4, 4), textcoords="offset points", fontsize=6.5
+            )
+    plain(axes)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.margins(0.15)
+    axes.set_xlabel(f"first axis (1 - {what})")
+    axes.set_ylabel(f"second axis (1 - {what})")
+    axes.set_title(f"{100 * share:.0f} % of squared distances lie in this plane")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def classical_scaling(distances: Floats) -> tuple[Floats, float]:
+    """Return points in the plane whose distances are nearest to those given (Torgerson, 1952).
+
+    Parameters
+    ----------
+    distances : array, `[L, L]`
+
+    Returns
+    -------
+    points : array, `[L, 2]`
+    share : float
+        Of the positive part of the scatter that the plane holds.
+    """
+    centring = np.eye(len(distances)) - 1 / len(distances)
+    scatter = -0.5 * centring @ distances**2 @ centring
+    values, vectors = np.linalg.eigh(scatter)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    # The sign of an axis is arbitrary; this makes it the same on every machine.
+    largest = np.abs(vectors).argmax(axis=0)
+    vectors = vectors * np.sign(vectors[largest, np.arange(len(largest))])
+    positive = np.maximum(values, 0.0)
+    points = vectors[:, :2] * np.sqrt(positive[:2])
+    return points, float(positive[:2].sum() / max(positive.sum(), np.finfo(float).tiny))
+
+
+def _what(row: Row) -> str:
+    label = axis_label(row.compare)
+    return f"{label} of {row.metric} RDMs" if row.metric else label

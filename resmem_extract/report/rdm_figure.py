@@ -1,0 +1,147 @@
+"""An RDM as a picture: images sorted into blocks, with thumbnails beside rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..rdm import RDM
+from .style import SEQUENTIAL, distance_label, new_figure, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_rdm", "sorted_by_group"]
+
+_SIDE = 6.0
+"""Inches of the matrix."""
+_THUMBNAIL = 0.3
+"""Inches."""
+_MOST_THUMBNAILS = 200
+
+
+def sorted_by_group(rdm: RDM, groups: Mapping[str, str]) -> tuple[RDM, list[tuple[str, int, int]]]:
+    """Return an RDM with the images of each group together, and where groups begin and end.
+
+    Parameters
+    ----------
+    rdm : RDM
+    groups : mapping from id to name of the group
+        In the order in which groups first appear; empty for one block.
+
+    Returns
+    -------
+    RDM
+    list of (name, first row, row after the last)
+    """
+    ids = list(rdm.ids or ())
+    if not groups or not ids:
+        return rdm, []
+    names = list(dict.fromkeys(groups.get(image_id, "") for image_id in ids))
+    rank = {name: k for k, name in enumerate(names)}
+    order = sorted(ids, key=lambda image_id: rank[groups.get(image_id, "")])
+    blocks = []
+    start = 0
+    for name in names:
+        size = sum(groups.get(image_id, "") == name for image_id in ids)
+        blocks.append((name, start, start + size))
+        start += size
+    return rdm.subset(order), blocks
+
+
+def draw_rdm(
+    rdm: RDM, *, groups: Mapping[str, str] | None = None, images: Path | None = None
+) -> Figure:
+    """Draw the mean RDM over subjects.
+
+    Parameters
+    ----------
+    rdm : RDM
+    groups : mapping from id to name, optional
+        What puts images into blocks.
+    images : Path, optional
+        Folder of the images by id, for thumbnails; up to 200 images.
+    """
+    ordered, blocks = sorted_by_group(rdm.mean(), groups or {})
+    ids = ordered.ids or ()
+    thumbnails = _thumbnails(images, ids) if len(ids) <= _MOST_THUMBNAILS else []
+    figure = new_figure(_SIDE + 2.4, _SIDE + 1.6)
+    axes = figure.subplots()
+    square = ordered.square()
+    off_diagonal = ordered.dissimilarities
+    low, high = np.percentile(off_diagonal, [1, 99]) if len(off_diagonal) > 2 else (None, None)
+    picture = axes.imshow(square, cmap=SEQUENTIAL, vmin=low, vmax=high, interpolation="nearest")
+    plain(axes)
+    axes.set_title(rdm.name, pad=8)
+    bar = figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02, extend="both")
+    bar.set_label(distance_label(rdm.metric))
+    what = f"images (n = {rdm.n_images})"
+    if blocks:
+        _mark_blocks(axes, blocks)
+    else:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    if thumbnails:
+        _place_thumbnails(axes, thumbnails)
+    axes.set_xlabel(what, labelpad=4 if not thumbnails else 60)
+    axes.set_ylabel(what, labelpad=4 if not thumbnails else 60)
+    return figure
+
+
+def _mark_blocks(axes: Axes, blocks: Sequence[tuple[str, int, int]]) -> None:
+    middles = [(start + end - 1) / 2 for _, start, end in blocks]
+    names = [name for name, _, _ in blocks]
+    for _, start, _ in blocks[1:]:
+        axes.axhline(start - 0.5, color="white", linewidth=0.8)
+        axes.axvline(start - 0.5, color="white", linewidth=0.8)
+    axes.xaxis.tick_top()
+    axes.yaxis.tick_right()
+    axes.set_xticks(middles, names, rotation=45, ha="left")
+    axes.set_yticks(middles, names)
+    axes.tick_params(length=0)
+
+
+def _thumbnails(folder: Path | None, ids: Sequence[str]) -> list[npt.NDArray[Any]]:
+    """Return small pictures, none at all if one is missing."""
+    if folder is None:
+        return []
+    from PIL import Image
+
+    found = []
+    for image_id in ids:
+        path = folder / image_id
+        if not path.is_file():
+            return []
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+            small.thumbnail((64, 64))
+            found.append(np.asarray(small))
+    return found
+
+
+def _place_thumbnails(axes: Axes, pictures: Sequence[npt.NDArray[Any]]) -> None:
+    """Put pictures left of rows and under columns, staggered so that they do not overlap."""
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    n = len(pictures)
+    cell = _SIDE / n
+    steps = max(int(np.ceil(_THUMBNAIL / cell)), 1)
+    for k, picture in enumerate(pictures):
+        away = (0.6 + (k % steps)) * _THUMBNAIL * 72
+        zoom = 72 * _THUMBNAIL / 64
+        for place, offset in (((0, k), (-away, 0)), ((k, n - 1), (0, -away))):
+            box = AnnotationBbox(
+                OffsetImage(picture, zoom=zoom),
+                place,
+                xybox=offset,
+                xycoords="data",
+                boxcoords="offset points",
+                frameon=False,
+                pad=0,
+            )
+            axes.add_artist(box)

@@ -1,0 +1,172 @@
+"""References in every format: what is read, and how each mistake is answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+from scipy.spatial.distance import pdist, squareform
+
+from resmem_extract.compare import RDM, crossnobis, to_rsatoolbox, write_npz
+from resmem_extract.errors import RequestError
+from resmem_extract.pipeline.references import read_id_list, read_references
+from resmem_extract.store import write_rdms
+
+IDS = ("b.png", "a.png", "c.png", "d.png", "e.png")
+
+
+@pytest.fixture
+def patterns(rng) -> np.ndarray:
+    return rng.standard_normal((5, 8))
+
+
+@pytest.fixture
+def square(patterns) -> np.ndarray:
+    return squareform(pdist(patterns, "correlation"))
+
+
+def only(path: Path | str, ids=None):
+    (reference,) = read_references(str(path), ids)
+    return reference
+
+
+def test_npz_of_rdms_and_one_of_its_keys(square, tmp_path):
+    np.savez(tmp_path / "it.npz", human=square, monkey=square * 2, image_id=IDS)
+    found = read_references(str(tmp_path / "it.npz"))
+    assert [reference.name for reference in found] == ["human", "monkey"]
+    chosen = only(f"{tmp_path / 'it.npz'}:monkey")
+    np.testing.assert_allclose(chosen.rdm.square(), square * 2)
+    assert chosen.rdm.ids == IDS
+    assert len(chosen.sha256) == 64
+    with pytest.raises(RequestError, match="has no reference 'humen'; it has human"):
+        read_references(f"{tmp_path / 'it.npz'}:humen")
+
+
+def test_npz_of_patterns(patterns, square, tmp_path):
+    np.savez(tmp_path / "v.npz", V1=patterns, image_id=IDS)
+    reference = only(tmp_path / "v.npz")
+    assert reference.rdm is None
+    np.testing.assert_allclose(reference.rdm_of("correlation", "1GB").square(), square)
+    centred = patterns - patterns.mean(axis=0)
+    np.testing.assert_allclose(reference.kernel("1GB").matrix, centred @ centred.T, atol=1e-12)
+
+
+def test_patterns_of_several_subjects(patterns, tmp_path):
+    np.savez(
+        tmp_path / "v.npz", V1=np.stack([patterns, 2 * patterns]), image_id=IDS, subject=["x", "y"]
+    )
+    reference = only(tmp_path / "v.npz")
+    made = reference.rdm_of("euclidean", "1GB")
+    assert made.subjects == ("x", "y")
+    np.testing.assert_allclose(made.square()[1], squareform(pdist(2 * patterns)))
+    assert reference.kernel("1GB") is None
+
+
+def test_npy_needs_ids(square, tmp_path):
+    np.save(tmp_path / "it.npy", square)
+    with pytest.raises(RequestError, match="give --reference-ids FILE"):
+        only(tmp_path / "it.npy")
+    (tmp_path / "ids.txt").write_text("\n".join(IDS) + "\n")
+    reference = only(tmp_path / "it.npy", read_id_list(tmp_path / "ids.txt"))
+    assert (reference.name, reference.rdm.ids) == ("it", IDS)
+
+
+def test_mat(square, patterns, tmp_path):
+    content = {"hIT": square, "V1": patterns, "image_id": np.array(IDS, dtype=object)}
+    scipy.io.savemat(tmp_path / "it.mat", content)
+    rdm, measured = read_references(str(tmp_path / "it.mat"))
+    assert (rdm.name, rdm.rdm.ids) == ("hIT", IDS)
+    np.testing.assert_allclose(rdm.rdm.square(), square)
+    assert (measured.name, measured.ids) == ("V1", IDS)
+
+
+def test_csv_of_an_rdm_and_of_patterns(square, patterns, tmp_path):
+    rows = [",".join([i, *map(repr, map(float, row))]) for i, row in zip(IDS, square, strict=True)]
+    (tmp_path / "it.csv").write_text("\n".join([",".join(["", *IDS]), *rows]))
+    assert only(tmp_path / "it.csv").rdm.ids == IDS
+    np.testing.assert_allclose(only(tmp_path / "it.csv").rdm.square(), square)
+    rows = [
+        "\t".join([i, *map(repr, map(float, row))]) for i, row in zip(IDS, patterns, strict=True)
+    ]
+    head = "\t".join(["image_id", *"abcdefgh"])
+    (tmp_path / "v.tsv").write_text("\n".join([head, *rows]))
+    np.testing.assert_array_equal(only(tmp_path / "v.tsv").patterns, patterns)
+
+
+def test_hdf5_of_this_package_and_of_rsatoolbox(square, tmp_path):
+    record = RDM.from_square(square, IDS, metric="correlation", name="human/IT")
+    write_rdms(tmp_path / "rdms.h5", [record])
+    assert only(tmp_path / "rdms.h5").name == "human/IT"
+    to_rsatoolbox(record).save(str(tmp_path / "theirs.hdf5"))
+    theirs = only(tmp_path / "theirs.hdf5")
+    assert (theirs.name, theirs.rdm.ids) == ("theirs", IDS)
+    np.testing.assert_allclose(theirs.rdm.square(), square)
+
+
+def test_our_npz_is_read_again(square, tmp_path):
+    record = RDM.from_square(square, IDS, metric="correlation", name="resmem:fc")
+    write_npz(tmp_path / "r.npz", [record])
+    assert only(tmp_path / "r.npz").rdm.metric == "correlation"
+
+
+def test_repeated_measurements_are_crossvalidated(rng, tmp_path):
+    runs, ids = np.repeat([1, 2], 5), IDS * 2
+    responses = rng.standard_normal((10, 8))
+    np.savez(tmp_path / "v.npz", V1=responses, image_id=ids, run=runs, noise_precision=np.eye(8))
+    expected = crossnobis(responses, ids, runs)
+    found = only(tmp_path / "v.npz").rdm
+    assert (found.metric, found.ids) == ("crossnobis", tuple(sorted(IDS)))
+    np.testing.assert_allclose(found.dissimilarities, expected.dissimilarities)
+    rows = [
+        ",".join([i, str(run), *map(repr, map(float, row))])
+        for i, run, row in zip(ids, runs, responses, strict=True)
+    ]
+    (tmp_path / "v.csv").write_text("\n".join(["image_id,run,a,b,c,d,e,f,g,h", *rows]))
+    found = only(tmp_path / "v.csv").rdm
+    np.testing.assert_allclose(found.dissimilarities, expected.dissimilarities)
+    np.savez(tmp_path / "w.npz", V1=responses, image_id=ids)
+    with pytest.raises(RequestError, match="a key 'run' has to tell"):
+        only(tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("it.txt", b"1", "expected npz, npy, mat, csv, or h5 .* got .txt"),
+        ("it.pkl", b"1", "got .pkl"),
+        ("it.npy", b"1", "cannot be read"),
+        ("it.mat", b"1" * 200, "cannot be read"),
+        ("it.h5", b"1", "is not an HDF5 file"),
+        ("it.csv", b"image_id,x\na,one\n", "expected a head line, then an id and numbers"),
+        ("it.csv", b"image_id,x,y\na,1\n", "expected 2 numbers in each line"),
+        ("it.csv", b"", "cannot be read as CSV"),
+        ("it.csv", b"image_id,x\n\xff,1\n", "cannot be read as CSV"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RequestError, match=message) as caught:
+        read_references(str(tmp_path / name))
+    assert str(caught.value).isprintable()
+
+
+def test_what_is_not_there_is_refused(tmp_path):
+    with pytest.raises(RequestError, match=r"it\.npz does not exist"):
+        read_references(str(tmp_path / "it.npz"))
+    with pytest.raises(RequestError, match="is a folder"):
+        read_references(str(tmp_path))
+    with pytest.raises(RequestError, match="shell variable unset"):
+        read_references("")
+
+
+def test_other_shapes_and_files_are_refused(rng, tmp_path):
+    np.savez(tmp_path / "v.npz", V1=rng.random((4, 3)), image_id=IDS)
+    with pytest.raises(RequestError, match=r"V1 of shape \(4, 3\) is neither an RDM \[5, 5\]"):
+        read_references(str(tmp_path / "v.npz"))
+    with h5py.File(tmp_path / "store.h5", "w") as file:
+        file.attrs["format"] = "resmem-extract"
+    with pytest.raises(RequestError, match="a feature store is given as STORE"):
+        read_references(str(tmp_path / "store.h5"))

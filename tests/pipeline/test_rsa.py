@@ -1,0 +1,195 @@
+"""Stores and references joined: the files written, repeats of a request, and real data."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import resmem_extract as rx
+from resmem_extract.errors import RequestError, StoreError, UnknownModuleError
+from resmem_extract.store import StoreWriter, read_rdms
+from resmem_extract.types import ActivationSpec
+
+N = 12
+IDS = [f"{k:02d}.png" for k in range(N)]
+DESIGN = [
+    *("a", "b", "metric", "compare", "n_images", "value", "ci_low", "ci_high", "p", "p_fdr"),
+    *("ceiling_low", "ceiling_high"),
+]
+
+
+def write_store(path: Path, model: str, seed: int, modules=("conv1", "fc"), n: int = N) -> Path:
+    rng = np.random.default_rng(seed)
+    shapes = {"conv1": (4, 5, 5), "fc": (20,), "output": (1,)}
+    specs = [
+        ActivationSpec(name, name, shapes[name], ("image", "c", "h", "w")[: len(shapes[name]) + 1])
+        for name in modules
+    ]
+    with StoreWriter(path, specs, n) as writer:
+        arrays = {s.path: rng.random((n, *s.shape), dtype=np.float32) for s in specs}
+        writer.append(IDS[:n], [f"{k:064x}" for k in range(n)], arrays)
+        writer.finish({"label": ["a", "b"] * (n // 2)}, provenance={"model": model})
+    return path
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    return write_store(tmp_path / "net.h5", "net", 0)
+
+
+@pytest.fixture
+def reference(tmp_path, rng) -> Path:
+    features = rng.random((3, N, 15))
+    rdms = [rx.rsa.rdm(x, ids=IDS).square() for x in features]
+    np.savez(tmp_path / "it.npz", IT=np.stack(rdms), image_id=IDS)
+    return tmp_path / "it.npz"
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "rsa.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_folder_with_the_table_the_rdms_and_what_they_are_of(store, reference, tmp_path):
+    told: list[str] = []
+    result = rx.compare_stores(
+        [store],
+        references=[str(reference)],
+        out=tmp_path / "rsa",
+        bootstrap=20,
+        permutations=20,
+        metric=["correlation", "euclidean"],
+        tell=told.append,
+    )
+    out = tmp_path / "rsa"
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["differences.csv", "rdms.h5", "rsa.csv", "rsa.json"]
+    rows = rows_of(out)
+    assert list(rows[0]) == DESIGN
+    assert [(r["a"], r["b"], r["metric"]) for r in rows[:3]] == [
+        ("net:conv1", "IT", "correlation"),
+        ("net:fc", "IT", "correlation"),
+        ("net:conv1", "net:fc", "correlation"),
+    ]
+    assert len(rows) == 6
+    assert all(row["ci_low"] and row["p_fdr"] for row in rows)
+    assert [bool(row["ceiling_low"]) for row in rows] == [True, True, False] * 2
+    stored = {(rdm.name, rdm.metric): rdm for rdm in read_rdms(out / "rdms.h5")}
+    assert set(stored) == {
+        *((f"net:{m}", metric) for m in ("conv1", "fc") for metric in ("correlation", "euclidean")),
+        ("IT", ""),
+    }
+    assert float(rows[0]["value"]) == pytest.approx(
+        rx.rsa.compare(stored["net:conv1", "correlation"], stored["IT", ""]).value, rel=1e-6
+    )
+    record = json.loads((out / "rsa.json").read_text())
+    assert record["modules"] == ["net:conv1", "net:fc"]
+    assert record["notes"] == told == result.table.notes
+    assert [entity.name for entity in result.models] == ["net:conv1", "net:fc"]
+    assert result.columns["label"]["01.png"] == "b"
+
+
+def test_the_same_request_is_answered_at_once_and_another_is_refused(store, reference, tmp_path):
+    asked = {"references": [str(reference)], "out": tmp_path / "rsa"}
+    rx.compare_stores([store], **asked)
+    before = (tmp_path / "rsa" / "rsa.csv").stat()
+    again = rx.compare_stores([store], **asked)
+    assert again.already_complete
+    assert (tmp_path / "rsa" / "rsa.csv").stat().st_mtime_ns == before.st_mtime_ns
+    with pytest.raises(RequestError, match=r"another request .*other options.*--overwrite"):
+        rx.compare_stores([store], compare="pearson", **asked)
+    with pytest.raises(RequestError, match="other also"):
+        rx.compare_stores([store], also={"figures": []}, **asked)
+    rx.compare_stores([store], compare="pearson", overwrite=True, **asked)
+    assert rows_of(tmp_path / "rsa")[0]["compare"] == "pearson"
+
+
+def test_several_networks_and_patterns_of_modules(store, tmp_path):
+    other = write_store(tmp_path / "other.h5", "other/net", 1, ("fc",), n=N - 2)
+    result = rx.compare_stores([store, other], ["*"])
+    assert [entity.name for entity in result.models] == ["net:conv1", "net:fc", "other/net:fc"]
+    assert [row.n_images for row in result.table.rows] == [12, 10, 10]
+    result = rx.compare_stores([store, other], ["net:fc", "other/net:fc", "fc"])
+    assert [entity.name for entity in result.models] == ["net:fc", "other/net:fc"]
+
+
+def test_features_are_compared_with_features(store, tmp_path, rng):
+    np.savez(tmp_path / "v.npz", V1=rng.random((N, 9)), image_id=IDS)
+    result = rx.compare_stores([store], references=[str(tmp_path / "v.npz")], compare="cka")
+    with rx.open_store(store) as opened:
+        expected = rx.rsa.compare(
+            rx.rsa.kernel(opened["fc"]),
+            rx.rsa.kernel(np.load(tmp_path / "v.npz")["V1"], ids=IDS),
+            "cka",
+        )
+    (found,) = (row for row in result.table.rows if row.a == "net:fc")
+    assert found.value == pytest.approx(expected.value, abs=1e-9)
+    assert found.metric == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": "corelation"}, "did you mean correlation"),
+        ({"compare": "spearmen"}, "did you mean spearman"),
+        ({"compare": ["spearman", "cka"]}, "cka compares features, and IT is an RDM; use"),
+        ({"bootstrap": -1}, "bootstrap -1: should be greater than or equal to 0"),
+        ({"memory": "much"}, "expected an amount such as 2GB"),
+        ({"boostrap": 10}, "unknown option 'boostrap'; did you mean bootstrap"),
+        ({"modules": "fcc"}, "has no module 'fcc'; did you mean fc"),
+        ({"references": ["no.npz"]}, "no.npz does not exist"),
+    ],
+)
+def test_wrong_requests_are_refused_and_nothing_is_written(
+    options, message, store, reference, tmp_path
+):
+    asked = {"references": [str(reference)], "out": tmp_path / "rsa", **options}
+    with pytest.raises(RequestError, match=message):
+        rx.compare_stores([store], **asked)
+    assert not (tmp_path / "rsa").exists()
+
+
+def test_modules_and_references_of_one_name_are_refused(store, reference, tmp_path):
+    again = write_store(tmp_path / "again.h5", "net", 2)
+    with pytest.raises(RequestError, match=r"net:conv1 is both in .*net\.h5 and in .*again"):
+        rx.compare_stores([store, again])
+    with pytest.raises(RequestError, match="two references are named 'IT'"):
+        rx.compare_stores([store], references=[str(reference), str(reference)])
+    with pytest.raises(UnknownModuleError):
+        rx.compare_stores([store], ["net:nothing"])
+    with pytest.raises(StoreError, match="does not exist"):
+        rx.compare_stores([tmp_path / "no.h5"])
+
+
+def test_one_unit_under_correlation_names_the_module(tmp_path):
+    store = write_store(tmp_path / "s.h5", "resmem", 0, ("output",))
+    with pytest.raises(RequestError, match="resmem:output has one unit"):
+        rx.compare_stores([store])
+
+
+@pytest.mark.slow
+def test_resmem_and_human_it(kriegeskorte92, tmp_path):
+    """Numbers made with rsatoolbox on the activations of PyPI's resmem."""
+    modules = ["features.avgpool", "features.layer2.4", "conv1"]
+    rx.extract("resmem", modules, kriegeskorte92.images, out=tmp_path / "r.h5")
+    references = [f"{kriegeskorte92.rdms}:{name}" for name in ("human_IT", "human_IT_subjects")]
+    result = rx.compare_stores(
+        [tmp_path / "r.h5"], references=references, compare=["spearman", "tau-a", "pearson"]
+    )
+    found = {(r.a, r.b, r.compare): r for r in result.table.rows}
+    for module, method, value in (
+        ("features.avgpool", "spearman", 0.274),
+        ("features.avgpool", "tau-a", 0.186),
+        ("features.avgpool", "pearson", 0.352),
+        ("features.layer2.4", "spearman", 0.121),
+        ("conv1", "spearman", 0.069),
+    ):
+        row = found[f"resmem:{module}", "human_IT", method]
+        assert row.value == pytest.approx(value, abs=0.002)
+        assert row.n_images == 92
+    of_subjects = found["resmem:features.avgpool", "human_IT_subjects", "spearman"]
+    assert 0 < of_subjects.value < of_subjects.ceiling_low < of_subjects.ceiling_high
