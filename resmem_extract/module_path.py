@@ -17,6 +17,7 @@ part exists is known only once the network has run; see `resmem_extract.capture`
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -116,6 +117,17 @@ class ModulePaths:
             number = str(children.index(parts[depth]))
             numbers.append(parts[depth] if number in children else number)
         return ".".join([parts[0], *numbers])
+
+    def forms(self, name: str) -> tuple[str, ...]:
+        """Return every way to write a module's path without a glob or a suffix.
+
+        The exact name first, then its segments given by child number, all or some of them, then
+        the declared names.
+        """
+        segments = zip(name.split("."), self.index_path(name).split("."), strict=True)
+        written = map(".".join, itertools.product(*(dict.fromkeys(both) for both in segments)))
+        every = (*written, *self.declared(name))
+        return tuple(form for form in every if self._find(form) == name)
 
     def resolve(self, text: str) -> list[Address]:
         """Return what a path addresses: one module, or all that a glob matches.

@@ -70,6 +70,7 @@ FORBIDDEN = {
     "compare": {"torchvision", "h5py"},
     "encoding": {"torchvision", "h5py"},
     "models": {"h5py", "resmem"},
+    "thingsvision": {"h5py"},
 }
 
 

@@ -263,6 +263,29 @@ def mixtures(name: str, index_path: str) -> st.SearchStrategy[str]:
     return st.tuples(*(st.sampled_from(pair) for pair in pairs)).map(".".join)
 
 
+def test_forms_are_all_ways_to_write_a_path(resmem_paths) -> None:
+    assert resmem_paths.forms("features.layer2.4.conv1") == (
+        "features.layer2.4.conv1",
+        "features.layer2.4.0",
+        "features.5.4.conv1",
+        "features.5.4.0",
+        "resnet_layers[24]",
+    )
+    assert resmem_paths.forms("output") == ("output", "memorability")
+    forms = [form for name in resmem_paths.names for form in resmem_paths.forms(name)]
+    assert len(set(forms)) == len(forms)
+    assert [only(resmem_paths, f).module for n in resmem_paths.names for f in
+            resmem_paths.forms(n)] == [
+        n for n in resmem_paths.names for _ in resmem_paths.forms(n)
+    ]  # fmt: skip
+
+
+def test_a_form_that_is_another_module_is_not_given() -> None:
+    network = nn.ModuleDict({"a": nn.ReLU(), "b": nn.Identity()})
+    paths = ModulePaths(network, aliases={"a": "b", "c": "b"})
+    assert paths.forms("b") == ("b", "c")
+
+
 child_names = st.lists(st.sampled_from(["0", "1", "2", "3", "a", "b"]), unique=True, max_size=4)
 
 
