@@ -6,15 +6,27 @@ IMAGES ?=
 OUT ?= activations.h5
 # For test: more arguments of pytest, such as PYTEST_ARGS="-m 'not slow'".
 PYTEST_ARGS ?=
+# thingsvision's own environment: an interpreter that it bears, and where it is made (7 GB).
+TV_PYTHON ?= $(shell for p in $(PYTHON) python3.11 python3.10; do $$p -c $(TV_FITS) 2>/dev/null && \
+	echo $$p && break; done)
+TV_VENV ?= .venv-thingsvision
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
+TV_FITS := 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info < (3, 12))'
+TV_BIN := $(TV_VENV)/bin
+# What any old torch and NumPy have to bear: the plugin, and the contracts of the core.
+TV_TESTS := $(addprefix tests/,thingsvision store capture models test_module_path.py \
+	test_path_grammar.py pipeline/test_extract.py pipeline/test_score.py)
+# Their packages warn of much that is not ours to mend. A file stays in one process: TensorFlow is slow to import.
+TV_PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(TV_BIN)/python -m pytest --override-ini filterwarnings=default \
+	--numprocesses auto --dist loadfile
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench clean thingsvision-env test-thingsvision test-thingsvision-all
 .DEFAULT_GOAL := help
 
 help: ## list the targets (this)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.samples ## create .venv and install the package
 
@@ -24,6 +36,22 @@ demo: $(VENV)/.samples ## setup, get ResMem's weights, write activations.h5 of r
 
 test: lint ## create .venv, install the package for development, run all checks and tests
 	@$(BIN)/python -m pytest --numprocesses auto $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory test-thingsvision
+
+test-thingsvision: ## the plugin and the core's contracts beside thingsvision, torch 2.0.1, NumPy 1.26
+	@$(MAKE) --no-print-directory thingsvision-env
+	@if [ -x $(TV_BIN)/python ]; then $(TV_PYTEST) -m 'not slow' $(TV_TESTS); fi
+
+test-thingsvision-all: ## the whole suite there (long)
+	@$(MAKE) --no-print-directory thingsvision-env
+	@if [ -x $(TV_BIN)/python ]; then $(TV_PYTEST) $(PYTEST_ARGS); fi
+
+thingsvision-env: ## create .venv-thingsvision: thingsvision and this package (7 GB, about 5 minutes)
+ifneq ($(TV_PYTHON),)
+	@$(MAKE) --no-print-directory $(TV_VENV)/.installed TV_PYTHON=$(TV_PYTHON)
+else
+	@echo "no thingsvision here: it needs Python 3.10 or 3.11 with venv; try make TV_PYTHON=python3.11"
+endif
 
 lint: $(VENV)/.dev ## ruff and mypy alone
 	$(BIN)/ruff check .
@@ -34,8 +62,8 @@ bench: $(VENV)/.dev ## run every benchmark (an hour on two quiet cores)
 	@set -e; for script in table roofline store decoding threads; do \
 		echo "== benchmarks/$$script.py"; $(BIN)/python benchmarks/$$script.py; done
 
-clean: ## remove .venv, caches and build outputs; never a result
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## remove both environments, caches and build outputs; never a result
+	rm -rf $(VENV) $(TV_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:
@@ -52,3 +80,9 @@ $(VENV)/.samples: pyproject.toml | $(VENV)/.made
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.samples
+
+# One command, so that pip finds versions of everything that go with thingsvision's.
+$(TV_VENV)/.installed: pyproject.toml
+	$(TV_PYTHON) -m venv $(TV_VENV)
+	$(TV_BIN)/python -m pip --disable-pip-version-check install --quiet --editable '.[test,thingsvision]'
+	@touch $@
