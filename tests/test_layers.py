@@ -35,6 +35,7 @@ LAYER = {
     "store": 1,
     "compare": 1,
     "encoding": 1,
+    "transforms": 1,
     "models": 2,
     "config": 2,
     "datasets": 2,
@@ -69,6 +70,7 @@ FORBIDDEN = {
     "rdm": {"torch", "torchvision", "h5py"},
     "compare": {"torchvision", "h5py"},
     "encoding": {"torchvision", "h5py"},
+    "transforms": {"torch", "torchvision", "h5py"},
     "models": {"h5py", "resmem"},
     "thingsvision": {"h5py"},
 }
