@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from .images import StimulusSet, find_images, sample_photographs
     from .models import list_models, load_model
     from .models.base import Model
+    from .pipeline.classify import ClassProbabilities, classify
     from .pipeline.cluster import extract_on_ray
     from .pipeline.compare_models import compare_models
     from .pipeline.extract import extract, extract_many
     from .pipeline.rsa import RsaResult, compare_stores
     from .pipeline.score import Scores, score
     from .pipeline.summary import ExtractSummary
+    from .pipeline.targets import Targets, targets
+    from .pipeline.transform import TransformSummary, transform
     from .pipeline.verify import reproduce_store
     from .store import (
         Store,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "ClassProbabilities",
     "ExtractSummary",
     "Model",
     "ResmemExtractError",
@@ -43,7 +47,10 @@ __all__ = [
     "Scores",
     "StimulusSet",
     "Store",
+    "Targets",
+    "TransformSummary",
     "__version__",
+    "classify",
     "compare_models",
     "compare_stores",
     "datasets",
@@ -63,10 +70,13 @@ __all__ = [
     "score",
     "split_activations",
     "split_store",
+    "targets",
+    "transform",
     "verify_store",
 ]
 
 _HOME = {
+    "ClassProbabilities": "pipeline",
     "ExtractSummary": "pipeline",
     "Model": "models.base",
     "ResmemExtractError": "errors",
@@ -74,6 +84,9 @@ _HOME = {
     "Scores": "pipeline",
     "StimulusSet": "images",
     "Store": "store",
+    "Targets": "pipeline",
+    "TransformSummary": "pipeline",
+    "classify": "pipeline",
     "export_store": "store",
     "compare_models": "pipeline.compare_models",
     "compare_stores": "pipeline.rsa",
@@ -91,6 +104,8 @@ _HOME = {
     "score": "pipeline",
     "split_activations": "store",
     "split_store": "store",
+    "targets": "pipeline",
+    "transform": "pipeline",
     "verify_store": "store",
 }
 

@@ -41,6 +41,7 @@ __all__ = [
     "Run",
     "RunOptions",
     "ScoreRun",
+    "TransformOptions",
     "read_config",
     "validated",
 ]
@@ -189,6 +190,30 @@ class ExtractRun(_Run, ExtractOptions):
     def options(self) -> dict[str, Any]:
         """Return the fields of `ExtractOptions`."""
         return {name: getattr(self, name) for name in ExtractOptions.model_fields}
+
+
+def _as_ids(value: Any) -> Any:
+    """Return what may be a path or ids with ids as a list: also tuples and arrays."""
+    if isinstance(value, tuple):
+        return list(value)
+    return value.tolist() if hasattr(value, "tolist") else _as_path(value)
+
+
+class TransformOptions(BaseModel):
+    """What is done to stored activations."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: Annotated[list[str], BeforeValidator(_listed)] = []
+    """`center`, `zscore`, `l2`, `pca=N`, `project=N`, in their order."""
+    join: bool = False
+    """Put all modules one behind the other in one vector an image, before the steps."""
+    fit_on: Annotated[Path | list[str] | None, BeforeValidator(_as_ids)] = None
+    """Images that steps are fitted on: their ids, or a text file of them, one a line."""
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
+    """Of random projections."""
+    overwrite: bool = False
+    """Replace an existing file."""
 
 
 class ScoreRun(_Run, RunOptions):

@@ -11,6 +11,7 @@ import typer
 
 from .._version import __version__
 from .bench import bench_command
+from .classify import classify_command
 from .export import export_command
 from .extract import extract_command
 from .info import info_command
@@ -21,7 +22,9 @@ from .rsa import rsa_command
 from .run import run_command
 from .score import score_command
 from .split import split_command
+from .targets import targets_command
 from .terminal import run_app
+from .transform import transform_command
 from .verify import verify_command
 from .weights import weights_app
 
@@ -41,6 +44,9 @@ app.command("export")(export_command)
 app.command("score")(score_command)
 app.command("rsa")(rsa_command)
 app.command("run")(run_command)
+app.command("transform")(transform_command)
+app.command("classify")(classify_command)
+app.command("targets")(targets_command)
 app.command("bench")(bench_command)
 app.add_typer(weights_app, name="weights")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..capture import Capture
     from ..models.base import Model
 
-__all__ = ["now", "provenance"]
+__all__ = ["now", "provenance", "typed_command"]
 
 
 def provenance(
@@ -46,13 +46,13 @@ def provenance(
         "device": str(capture.device),
         "hardware": hardware(capture.device),
         "packages": {**_packages(), **model.packages},
-        "command": _command(),
+        "command": typed_command(),
         "image_root": stimuli.root,
         "started": now(),
     }
 
 
-def _command() -> str:
+def typed_command() -> str:
     """Return what was typed; ``python -m resmem_extract`` is ``resmem-extract``."""
     program = Path(sys.argv[0])
     as_module = program.parts[-2:] == ("resmem_extract", "__main__.py")

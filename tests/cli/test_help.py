@@ -10,6 +10,7 @@ import pytest
 import typer.main
 from commands import draw
 
+import resmem_extract as rx
 from resmem_extract import cli
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +98,8 @@ def test_commands_in_documents_parse(document):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_options_in_documents_exist(document):
     every = set().union(*map(options, COMMANDS)) | {"--version"}
-    text = re.sub(r"^(#SBATCH|.*\bthingsvision [a-z]).*$", "", document.read_text(), flags=re.MULTILINE)
+    of_others = re.compile(r"^(#SBATCH|.*\bthingsvision [a-z]).*$", re.MULTILINE)
+    text = of_others.sub("", document.read_text())
     elsewhere = {"--cache", "--force-reinstall", "--mode", "--no-deps"}  # get_weights.sh, pip, ...
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= every | elsewhere
 
@@ -118,3 +120,14 @@ def test_readme_code_runs(tmp_path, monkeypatch):
     exec(compile(block, "store.md", "exec"), scope)
     assert scope["rows"].shape == (2, 512, 29, 29)
     assert list(scope["ids"]) == ["x.jpg", "y.jpg"]
+
+
+def test_code_of_features_runs(tmp_path, monkeypatch):
+    for seed in range(4):
+        draw(tmp_path / "photos" / f"{seed}.jpg", seed)
+    monkeypatch.chdir(tmp_path)
+    rx.extract("resmem", ["features.5.4", "fc7"], "photos", out="activations.h5")
+    (block,) = blocks(ROOT / "docs" / "features.md", "python")
+    scope: dict[str, object] = {}
+    exec(compile(block, "features.md", "exec"), scope)
+    assert scope["features"].shape == (4, 3)

@@ -1,0 +1,79 @@
+"""Targets of images: the folder that each lies in, or another column, as class numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import RequestError, given_path, nearest
+from ..store import open_store
+from .table_file import table_path, write_table
+
+__all__ = ["Targets", "targets"]
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """The class of each image."""
+
+    image_ids: tuple[str, ...]
+    """`N` of them, in the order of the store's rows."""
+    classes: tuple[str, ...]
+    """Names of the classes, sorted."""
+    numbers: npt.NDArray[np.intp]
+    """Of each image's class in `classes`, `[N]`."""
+
+    def to_csv(self) -> str:
+        """Return the table `image_id,class,target`."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("image_id", "class", "target"))
+        for image_id, number in zip(self.image_ids, self.numbers.tolist(), strict=True):
+            writer.writerow((image_id, self.classes[number], number))
+        return text.getvalue()
+
+
+def targets(
+    store: str | os.PathLike[str],
+    *,
+    column: str = "label",
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> Targets:
+    """Return the classes of a store's images, numbered from 0 in the order of their names.
+
+    Parameters
+    ----------
+    store : path
+        A feature store.
+    column : str
+        `label`, the folder of each image where images lie in folders, or another column of the
+        images.
+    out : path, optional
+        A .csv to write.
+    overwrite : bool
+        Replace an existing file.
+
+    Raises
+    ------
+    RequestError
+        If the store has no such column, or `out` holds something else.
+    """
+    place = None if out is None else table_path(out, (".csv",))
+    with open_store(given_path(store, "store")) as opened:
+        if column not in opened.columns:
+            known = list(opened.columns)
+            close = nearest(column, known) or known
+            has = f"it has {', '.join(close)}" if close else "its images lie in no folders"
+            raise RequestError(f"{opened.path} has no column {column!r} of the images; {has}")
+        names, numbers = np.unique(opened.columns[column].astype(str), return_inverse=True)
+        ids = tuple(opened.image_ids.tolist())
+    found = Targets(ids, tuple(names.tolist()), numbers.astype(np.intp))
+    if place is not None:
+        write_table(place, found.to_csv(), overwrite)
+    return found

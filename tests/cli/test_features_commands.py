@@ -1,0 +1,82 @@
+"""``transform``, ``classify`` and ``targets`` as they are typed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resmem_extract import open_store
+from resmem_extract.store import StoreWriter
+from resmem_extract.types import ActivationSpec
+
+IDS = [f"{label}/{i}.jpg" for label in ("bird", "cat") for i in range(4)]
+
+
+@pytest.fixture
+def store(tmp_path, rng) -> Path:
+    specs = [
+        ActivationSpec("features.layer2.4", "features.5.4", (3, 2, 2),
+                       ("image", "channel", "height", "width"), index_path="features.5.4"),
+        ActivationSpec("output", "output", (1000,), ("image", "unit")),
+    ]  # fmt: skip
+    arrays = {s.path: rng.standard_normal((8, *s.shape)).astype(np.float32) for s in specs}
+    with StoreWriter(tmp_path / "f.h5", specs, 8) as writer:
+        writer.append(IDS, ["0" * 64] * 8, arrays)
+        labels = [image_id.split("/")[0] for image_id in IDS]
+        writer.finish({"label": labels}, provenance={"model": "m", "source": "torchvision"})
+    return tmp_path / "f.h5"
+
+
+def test_transform(call, store, tmp_path) -> None:
+    out = tmp_path / "p.h5"
+    (tmp_path / "train.txt").write_text("\n".join(IDS[:6]))
+    request = ["transform", store, "--module", "features.5.4", "--step", "zscore", "--step",
+               "pca=2", "--fit-on", tmp_path / "train.txt", "--out", out]  # fmt: skip
+    done = call(*request)
+    assert done.code == 0, done.err
+    assert "features.layer2.4" in done.out
+    assert "[8, 2]" in done.out
+    assert "pca=2 keeps" in done.err
+    again = json.loads(call(*request, "--json").out)
+    assert (again["already_complete"], again["images"], again["fit_images"]) == (True, 8, 6)
+    with open_store(out) as made:
+        assert made["features.5.4"].shape == (8, 2)
+    assert call(*request, "--quiet", "--overwrite").out == ""
+
+
+def test_transform_of_a_wrong_step(call, store, tmp_path) -> None:
+    done = call("transform", store, "--step", "cente", "--out", tmp_path / "x.h5")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "error: no step 'cente': did you mean center?\n"
+    done = call("transform", store, "--step", "l2", "--seed", "-1", "--out", tmp_path / "x.h5")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "--seed -1" in done.err
+
+
+def test_classify(call, store, tmp_path) -> None:
+    printed = call("classify", store, "--top", "3")
+    assert printed.code == 0
+    rows = list(csv.DictReader(io.StringIO(printed.out)))
+    assert [row["rank"] for row in rows] == ["1", "2", "3"] * 8
+    records = json.loads(call("classify", store, "--top", "3", "--json").out)
+    assert [record["class"] for record in records] == [row["class"] for row in rows]
+    assert call("classify", store, "--top", "3", "--out", tmp_path / "c.csv").code == 0
+    assert (tmp_path / "c.csv").read_text() == printed.out
+    refused = call("classify", store, "--module", "features.5.4")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+
+
+def test_targets(call, store, tmp_path) -> None:
+    printed = call("targets", store).out
+    rows = list(csv.DictReader(io.StringIO(printed)))
+    assert call("targets", store, "--out", tmp_path / "t.csv").code == 0
+    assert (tmp_path / "t.csv").read_text() == printed
+    assert [(row["class"], row["target"]) for row in rows[3:5]] == [("bird", "0"), ("cat", "1")]
+    found = json.loads(call("targets", store, "--json").out)
+    assert found["classes"] == ["bird", "cat"]
+    assert found["targets"]["cat/2.jpg"] == 1
