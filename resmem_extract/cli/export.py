@@ -18,7 +18,9 @@ def export_command(
     format: Annotated[
         str,
         typer.Option(
-            "--format", metavar="NAME", help="npy, mat (MATLAB 7.3) or zarr (one group for all)."
+            "--format",
+            metavar="NAME",
+            help="npy, mat (MATLAB 7.3), pt (torch), txt (vectors) or zarr (one group for all).",
         ),
     ] = "npy",
     module: Annotated[
@@ -31,7 +33,7 @@ def export_command(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write activations to files that NumPy, MATLAB or Zarr read, with a table of the images.
+    """Write activations to files for NumPy, MATLAB, torch or Zarr, with a table of the images.
 
     Example: resmem-extract export activations.h5 --format mat --module features.5.4 --out mat/
     """

@@ -1,4 +1,4 @@
-"""Export activations to files that other programs read: .npy, .mat and Zarr."""
+"""Export activations to files that other programs read: .npy, .mat, .pt, text and Zarr."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ from ..errors import RequestError, WorkError, given_path, nearest, reason_of
 from ..partial_files import make_folders, partial_name, remove_stale, removed_on_failure
 from ..types import Progress
 from .checked import checked_blocks
-from .export_formats import Blocks, Source, import_zarr, write_mat, write_npy, write_zarr
+from .export_formats import (
+    Blocks,
+    Source,
+    import_zarr,
+    write_mat,
+    write_npy,
+    write_pt,
+    write_txt,
+    write_zarr,
+)
 from .file_names import file_name
 from .gather import Tally
 from .reader import Store, open_store
@@ -25,7 +34,7 @@ from .space import check_free_space
 
 __all__ = ["ExportFormat", "Exported", "export_store"]
 
-ExportFormat = Literal["mat", "npy", "zarr"]
+ExportFormat = Literal["mat", "npy", "pt", "txt", "zarr"]
 
 
 @dataclass(frozen=True)
@@ -57,9 +66,10 @@ def export_store(
         A store.
     out : path
         A folder. Files are named after the store: ``f.conv1.npy``.
-    format : {'npy', 'mat', 'zarr'}
+    format : {'npy', 'mat', 'pt', 'txt', 'zarr'}
         One ``.npy`` a module; one MATLAB file (7.3) a module, with `activations` ``[N, *shape]``,
-        `image_id` and `module`; or one Zarr group (format 2) that xarray opens.
+        `image_id` and `module`; one tensor of torch a module; one text a module of vectors, a line
+        an image; or one Zarr group (format 2) that xarray opens.
     modules : str or sequence of str, optional
         In any form, globs too; all by default.
     overwrite : bool
@@ -94,6 +104,11 @@ def export_store(
         if len(store) == 0:
             raise RequestError(f"{path} has no images")
         chosen = _chosen(store, modules)
+        if format == "txt" and (maps := [m for m in chosen if store[m].ndim > 2]):
+            raise RequestError(
+                f"{maps[0]} has {' x '.join(map(str, store[maps[0]].shape[1:]))} values an image, "
+                "and a line of text holds a vector; extract with --flatten, or use another format"
+            )
         total = sum(store[module].nbytes for module in chosen)
         plan = _plan(folder / path.stem, format, chosen)
         for result in plan:
@@ -101,7 +116,7 @@ def export_store(
                 raise RequestError(
                     f"{result.path} exists; use --overwrite to replace it, or another --out"
                 )
-        check_free_space(folder / path.name, 2 * total if format == "mat" else total)
+        check_free_space(folder / path.name, int(total * _ROOM.get(format, 1)))
         told = Tally(total, progress)
         for result, write in zip(plan, _writers(store, format, plan, told), strict=True):
             with _whole(result.path) as scratch:
@@ -133,11 +148,21 @@ def _plan(stem: Path, format: ExportFormat, modules: Sequence[str]) -> list[Expo
     return [*activations, Exported(named("images.csv"), ()), Exported(named("provenance.json"), ())]
 
 
+_WRITERS: dict[ExportFormat, Callable[..., None]] = {
+    "mat": write_mat,
+    "npy": write_npy,
+    "pt": write_pt,
+    "txt": write_txt,
+    "zarr": write_zarr,
+}
+_ROOM = {"mat": 2.0, "txt": 4.0}  # bytes on the disk for a byte of activations, where more than 1
+
+
 def _writers(
     store: Store, format: ExportFormat, plan: Sequence[Exported], told: Tally
 ) -> Iterator[Callable[[Path], None]]:
     """Yield, for each file of the plan, how it is written."""
-    write = {"npy": write_npy, "mat": write_mat, "zarr": write_zarr}[format]
+    write = _WRITERS[format]
     for result in plan[:-2]:
         sources = [Source(store[module], _blocks(store, module, told)) for module in result.modules]
         yield partial(write, sources=sources, store=store)

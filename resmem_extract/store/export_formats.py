@@ -16,8 +16,18 @@ from ..errors import MissingExtraError
 from .arrays import FeatureArray
 from .reader import Store
 from .schema import object_name
+from .torch_file import tensor_file
 
-__all__ = ["Blocks", "Source", "import_zarr", "write_mat", "write_npy", "write_zarr"]
+__all__ = [
+    "Blocks",
+    "Source",
+    "import_zarr",
+    "write_mat",
+    "write_npy",
+    "write_pt",
+    "write_txt",
+    "write_zarr",
+]
 
 Blocks = Iterator[tuple[slice, npt.NDArray[Any]]]
 
@@ -43,6 +53,30 @@ def write_npy(path: Path, sources: Sequence[Source], store: Store) -> None:
         np.lib.format.write_array_header_1_0(stream, header)
         for _, block in source.blocks:
             stream.write(block.data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_pt(path: Path, sources: Sequence[Source], store: Store) -> None:
+    """Write one module as a tensor: ``torch.load(path, mmap=True)`` reads it."""
+    (source,) = sources
+    with path.open("xb") as stream:
+        with tensor_file(stream, source.array.shape, source.array.dtype) as data:
+            for _, block in source.blocks:
+                data.write(block.data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_txt(path: Path, sources: Sequence[Source], store: Store) -> None:
+    """Write one module of vectors as text, a line an image: ``np.loadtxt(path)`` reads it.
+
+    Nine digits bring back the very float32.
+    """
+    (source,) = sources
+    with path.open("x", encoding="ascii") as stream:
+        for _, block in source.blocks:
+            np.savetxt(stream, block.reshape(len(block), -1), fmt="%.9g")
         stream.flush()
         os.fsync(stream.fileno())
 

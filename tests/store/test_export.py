@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import inspect
+import io
 import json
 import subprocess
 import sys
@@ -11,11 +13,15 @@ from unittest import mock
 import h5py
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from store_data import LAYER, OUTPUT, RELU, N, hashes, make_spec, names, write
 
 from resmem_extract.errors import MissingExtraError, RequestError, UnknownModuleError, WorkError
 from resmem_extract.store import choose_layouts, open_store
 from resmem_extract.store.export import export_store
+from resmem_extract.store.torch_file import tensor_file
 
 SPECS = (LAYER, RELU, OUTPUT)
 
@@ -115,6 +121,46 @@ def test_mat_of_scalars_and_half_precision(tmp_path, rng):
         np.testing.assert_array_equal(g["activations"][()].T, values["v"])
 
 
+def test_pt_as_torch_reads_it(tmp_path, whole, arrays):
+    results = export_store(whole, tmp_path / "out", format="pt")
+    for result, spec in zip(results, SPECS, strict=False):
+        assert result.path.name == f"f.{spec.path}.pt"
+        loaded = torch.load(result.path, weights_only=True)
+        assert (loaded.dtype, loaded.is_contiguous()) == (torch.float32, True)
+        np.testing.assert_array_equal(loaded.numpy(), arrays[spec.path])
+        if "mmap" in inspect.signature(torch.load).parameters:
+            mapped = torch.load(result.path, weights_only=True, mmap=True)
+            assert torch.equal(mapped, loaded)
+            assert mapped.data_ptr() % 64 == 0
+        torch.save(loaded, tmp_path / "own.pt")
+        assert torch.equal(torch.load(tmp_path / "own.pt", weights_only=True), loaded)
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=st.lists(st.integers(0, 300), max_size=3), half=st.booleans())
+def test_any_tensor_is_torchs(shape, half):
+    dtype = np.dtype("<f2" if half else "<f4")
+    values = np.arange(np.prod(shape, dtype=int) % 10_000 or 1).astype(dtype)
+    values = np.resize(values, shape)
+    stream = io.BytesIO()
+    with tensor_file(stream, values.shape, dtype) as data:
+        data.write(values.tobytes())
+    stream.seek(0)
+    loaded = torch.load(stream, weights_only=True)
+    assert (tuple(loaded.shape), loaded.numpy().dtype) == (values.shape, dtype)
+    np.testing.assert_array_equal(loaded.numpy(), values)
+
+
+def test_txt_brings_back_the_very_numbers(tmp_path, whole, arrays):
+    results = export_store(whole, tmp_path / "out", format="txt", modules=[RELU.path, "output"])
+    for result, spec in zip(results, (RELU, OUTPUT), strict=False):
+        loaded = np.loadtxt(result.path, dtype=np.float32, ndmin=2)
+        np.testing.assert_array_equal(loaded, arrays[spec.path])
+    with pytest.raises(RequestError, match=r"40 x 5 x 3 values an image.*--flatten"):
+        export_store(whole, tmp_path / "maps", format="txt")
+    assert not (tmp_path / "maps").exists()
+
+
 def test_zarr_as_xarray_reads_it(tmp_path, whole, arrays):
     zarr, xarray = pytest.importorskip("zarr"), pytest.importorskip("xarray")
     (result, *_) = export_store(whole, tmp_path / "out", format="zarr")
@@ -133,7 +179,7 @@ def test_zarr_as_xarray_reads_it(tmp_path, whole, arrays):
             np.testing.assert_array_equal(opened[name].values, expected[name].values)
 
 
-@pytest.mark.parametrize("format", ["npy", "mat", "zarr"])
+@pytest.mark.parametrize("format", ["npy", "mat", "pt", "zarr"])
 def test_existing_files(tmp_path, whole, format):
     out = tmp_path / "out"
     export_store(whole, out, format=format)
@@ -144,7 +190,7 @@ def test_existing_files(tmp_path, whole, format):
     assert found(out) == before
 
 
-@pytest.mark.parametrize("format", ["npy", "mat", "zarr"])
+@pytest.mark.parametrize("format", ["npy", "mat", "pt", "txt", "zarr"])
 def test_damage_is_not_exported(tmp_path, whole, format):
     with h5py.File(whole) as f:
         place = f["features/output"].id.get_chunk_info(2).byte_offset
@@ -159,7 +205,7 @@ def test_damage_is_not_exported(tmp_path, whole, format):
 def test_refusals(tmp_path, whole):
     with pytest.raises(RequestError, match=r"no format 'npz'; did you mean npy\?"):
         export_store(whole, tmp_path / "out", format="npz")
-    with pytest.raises(RequestError, match="no format 'csv'; it is one of mat, npy, zarr"):
+    with pytest.raises(RequestError, match="no format 'csv'; it is one of mat, npy, pt, txt, zarr"):
         export_store(whole, tmp_path / "out", format="csv")
     with pytest.raises(UnknownModuleError, match="did you mean features"):
         export_store(whole, tmp_path / "out", modules="features.layr2.4")
@@ -205,7 +251,7 @@ print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is of /proc")
-@pytest.mark.parametrize("format", ["npy", "mat", "zarr"])
+@pytest.mark.parametrize("format", ["npy", "mat", "pt", "zarr"])
 def test_memory_does_not_grow_with_images(tmp_path, format):
     def kilobytes(n):
         folder = tmp_path / str(n)
