@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from ..cache import remembered
-from ..capture import ModuleInfo, list_modules
+from ..capture import Capture, ModuleInfo, list_modules, pick_device, prepare
+from ..decoding import decode
 from ..module_path import ModulePaths
-from ..types import Preprocessing, Reduction
+from ..types import EngineName, Preprocessing, Reduction
 from ..weights import LocatedWeights
 from .checkpoint import state_dict_sha256
 from .tokens import token_layout
@@ -73,6 +76,55 @@ class Model:
             return reduction
         return replace(reduction, layout=token_layout(self.network))
 
+    def transform(self, image: Image.Image) -> torch.Tensor:
+        """Return what the network is fed for one picture, `[channels, height, width]`.
+
+        A picture that is not RGB is converted as a file would be; see `decoding.decode`.
+
+        Raises
+        ------
+        ImageError
+            If its values have no fixed range.
+        """
+        prepared = self.preprocessing.image(decode(image))
+        return self.preprocessing.batch(np.stack([prepared]))[0]
+
+    def capture(
+        self, modules: str | Sequence[str], *, device: str = "cpu", engine: EngineName = "auto"
+    ) -> Capture:
+        """Return what turns batches of inputs into the activations of modules, in memory.
+
+        Parameters
+        ----------
+        modules : str or sequence of str
+            Module paths, in any form.
+        device : str
+            `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; the network is moved there.
+        engine : {"auto", "graph", "hooks", "reference"}
+
+        Returns
+        -------
+        Capture
+            Called with inputs `[n, ...]`, as `transform` makes them, it returns arrays `[n, ...]`
+            by canonical path.
+
+        Raises
+        ------
+        RequestError
+            If there is no such module, or no such device.
+
+        Examples
+        --------
+        >>> import resmem_extract as rx
+        >>> model = rx.load_model("resmem")                               # doctest: +SKIP
+        >>> capture = model.capture(["conv1", "memorability"])            # doctest: +SKIP
+        >>> capture(model.transform(image)[None])["output"]               # doctest: +SKIP
+        """
+        texts = [modules] if isinstance(modules, str) else modules
+        addresses = [address for text in texts for address in self.paths.resolve(text)]
+        where = pick_device(device)
+        return prepare(self.network, addresses, self.noise(), device=where, engine=engine)
+
     def list_modules(self, match: str | None = None) -> list[ModuleInfo]:
         """Return one line for every module, or for those that a path or a glob addresses.
 
@@ -94,9 +146,6 @@ class Model:
         callable
             From a number of images to that many inputs; the first ones are always the same.
         """
-        import numpy as np
-        from PIL import Image
-
         grey = self.preprocessing.image(Image.new("RGB", (256, 256), (128, 128, 128)))
 
         def make(n: int) -> torch.Tensor:
