@@ -76,7 +76,7 @@ def draw_matrix(rows: Sequence[Row], names: Sequence[str]) -> Figure:
     if n <= _MOST_NUMBERS:
         for i, j in np.ndindex(n, n):
             if not math.isnan(matrix[i, j]):
-                dark = matrix[i, j] < low + 0.55 * (1 - low)
+                dark = matrix[i, j] < low + 0.5 * (1 - low)
                 colour = "white" if dark else "black"
                 text = f"{matrix[i, j]:.2f}"
                 axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=6.5)
@@ -100,15 +100,15 @@ def draw_profile(rows: Sequence[Row], reference: str) -> Figure:
         networks.setdefault(network_and_module(row.a)[0], []).append(row)
     longest = max(len(network_and_module(row.a)[1]) for row in mine) * 0.075
     width = max(4.5, 0.34 * max(map(len, networks.values())) + 2.2)
-    figure = new_figure(width * (1 if len(networks) == 1 else 1.25), 3.4 + longest)
+    figure = new_figure(width * (1 if len(networks) == 1 else 1.25), 3.8 + longest)
     panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
     for k, (axes, (network, own)) in enumerate(zip(panels, networks.items(), strict=True)):
         _one_profile(axes, own, COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)])
         axes.set_title(network)
-        axes.set_xlabel("module, from input to output")
+        axes.set_xlabel("module, in the order of the store")
     panels[0].set_ylabel(f"similarity to {reference}\n({_what(mine[0])})")
     handles, labels = panels[0].get_legend_handles_labels()
-    panels[-1].legend(handles, labels, frameon=False, fontsize=8, loc="best")
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper center", ncols=2)
     return figure
 
 

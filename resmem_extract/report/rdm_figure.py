@@ -80,16 +80,17 @@ def draw_rdm(
     axes.set_title(rdm.name, pad=8)
     bar = figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02, extend="both")
     bar.set_label(distance_label(rdm.metric))
-    what = f"images (n = {rdm.n_images})"
     if blocks:
         _mark_blocks(axes, blocks)
     else:
         axes.set_xticks([])
         axes.set_yticks([])
-    if thumbnails:
-        _place_thumbnails(axes, thumbnails)
-    axes.set_xlabel(what, labelpad=4 if not thumbnails else 60)
-    axes.set_ylabel(what, labelpad=4 if not thumbnails else 60)
+    room = _place_thumbnails(axes, thumbnails) if thumbnails else 0.0
+    what = f"images (n = {rdm.n_images}), in the same order on both axes"
+    axes.xaxis.set_label_position("bottom")
+    axes.yaxis.set_label_position("left")
+    axes.set_xlabel(what, labelpad=room + 4)
+    axes.set_ylabel(what, labelpad=room + 4)
     return figure
 
 
@@ -124,8 +125,8 @@ def _thumbnails(folder: Path | None, ids: Sequence[str]) -> list[npt.NDArray[Any
     return found
 
 
-def _place_thumbnails(axes: Axes, pictures: Sequence[npt.NDArray[Any]]) -> None:
-    """Put pictures left of rows and under columns, staggered so that they do not overlap."""
+def _place_thumbnails(axes: Axes, pictures: Sequence[npt.NDArray[Any]]) -> float:
+    """Put pictures left of rows and under columns, staggered; return the points that they take."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     n = len(pictures)
@@ -145,3 +146,4 @@ def _place_thumbnails(axes: Axes, pictures: Sequence[npt.NDArray[Any]]) -> None:
                 pad=0,
             )
             axes.add_artist(box)
+    return (0.2 + steps) * _THUMBNAIL * 72
