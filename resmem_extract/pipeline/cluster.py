@@ -145,7 +145,6 @@ def extract_on_ray(
     RequestError, WorkError
         As for `extract`, or if a shard loses its worker again and again.
     """
-    ray = _ray()
     tell = tell or (lambda _line: None)
     asked: ExtractOptions = validated(ExtractOptions, options, "extract_on_ray")
     if asked.shard is not None:
@@ -153,6 +152,7 @@ def extract_on_ray(
     for name, given in (("restart", asked.restart), ("overwrite", asked.overwrite)):
         if given:
             raise RequestError(f"--{name} with --cluster: remove {out} and its work folder first")
+    ray = _ray()
     stimuli = choose_stimuli(images, asked, tell)
     many = not isinstance(model, str) and isinstance(model, Sequence)
     if options.get("weights") is not None:
