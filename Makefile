@@ -16,8 +16,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 TV_FITS := 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info < (3, 12))'
 TV_BIN := $(TV_VENV)/bin
 # What any old torch and NumPy have to bear: the plugin, and the contracts of the core.
-TV_TESTS := $(addprefix tests/,thingsvision store capture models test_module_path.py \
-	test_path_grammar.py pipeline/test_extract.py pipeline/test_score.py)
+TV_TESTS := $(addprefix tests/,thingsvision test_module_path.py test_path_grammar.py \
+	$(addprefix store/test_,reader.py writer.py selection.py) \
+	$(addprefix capture/test_,dry_run.py engine.py fused.py graph.py hooks.py) \
+	models/test_resmem.py pipeline/test_score.py)
 # Their packages warn of much that is not ours to mend. A file stays in one process: TensorFlow is slow to import.
 TV_PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(TV_BIN)/python -m pytest --override-ini filterwarnings=default \
 	--numprocesses auto --dist loadfile
@@ -84,5 +86,5 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 # One command, so that pip finds versions of everything that go with thingsvision's.
 $(TV_VENV)/.installed: pyproject.toml
 	$(TV_PYTHON) -m venv $(TV_VENV)
-	$(TV_BIN)/python -m pip --disable-pip-version-check install --quiet --editable '.[test,thingsvision]'
+	$(TV_BIN)/python -m pip --disable-pip-version-check install --quiet --editable '.[test-core,thingsvision]'
 	@touch $@

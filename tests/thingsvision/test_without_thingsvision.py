@@ -14,7 +14,9 @@ HIDE = "import sys; sys.modules['thingsvision'] = None\n"
 
 
 def test_register_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "thingsvision.core.extraction", None)
+    for name in [name for name in sys.modules if name.split(".")[0] == "thingsvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "thingsvision", None)
     with pytest.raises(MissingExtraError) as raised:
         register()
     assert "pip install 'resmem-extract[thingsvision]'" in str(raised.value)
