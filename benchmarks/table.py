@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -364,11 +365,13 @@ QUICK = ("features.5.4", "start-up", "gemm", "bound", "memory")
 
 @contextmanager
 def attempt(what: str) -> Iterator[None]:
-    """Go on after a way, or a section, that fails; say so."""
+    """Go on after a way, or a section, that fails; say so. An hour's work is not to be lost."""
     try:
         yield
     except Failed as error:
-        print(f"{what}: {error}", file=sys.stderr, flush=True)
+        print(f"{what}: {error}", flush=True)
+    except Exception:
+        print(f"{what} failed:\n{traceback.format_exc()}", flush=True)
 
 
 def main() -> None:
@@ -398,15 +401,16 @@ def main() -> None:
             thingsvision=arguments.thingsvision,
             quick=arguments.quick,
         )
-        for name in arguments.section or (QUICK if arguments.quick else SECTIONS):
-            print(f"== {name} (load {os.getloadavg()[0]:.1f})", flush=True)
-            started = time.perf_counter()
-            with attempt(name):
-                SECTIONS[name](bench)
-            print(f"   {time.perf_counter() - started:.0f} s\n", flush=True)
-    print("| what | measured | asked | reached | how |\n|---|--:|--:|---|---|")
-    for row in bench.rows:
-        print(row)
+        try:
+            for name in arguments.section or (QUICK if arguments.quick else SECTIONS):
+                print(f"== {name} (load {os.getloadavg()[0]:.1f})", flush=True)
+                started = time.perf_counter()
+                with attempt(name):
+                    SECTIONS[name](bench)
+                print(f"   {time.perf_counter() - started:.0f} s\n", flush=True)
+        finally:
+            print("| what | measured | asked | reached | how |\n|---|--:|--:|---|---|")
+            print(*bench.rows, sep="\n")
 
 
 if __name__ == "__main__":
