@@ -12,6 +12,23 @@ import pytest
 # One thread for each test process and for what it starts: the tests themselves run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+UNITS = (
+    "images", "store", "transforms", "compare", "report", "capture", "models", "pipeline", "cli",
+    "thingsvision",
+)  # fmt: skip
+"""Folders of tests, from the lowest layer of the package to the highest."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run quick tests before slow ones, and low layers before what stands on them."""
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        slow = item.get_closest_marker("slow") is not None
+        unit = item.path.parent.name
+        return slow, UNITS.index(unit) if unit in UNITS else -1
+
+    items.sort(key=place)
+
 
 @pytest.fixture(scope="session")
 def photographs() -> list:
