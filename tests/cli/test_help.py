@@ -100,7 +100,8 @@ def test_options_in_documents_exist(document):
     every = set().union(*map(options, COMMANDS)) | {"--version"}
     of_others = re.compile(r"^(#SBATCH|.*\bthingsvision [a-z]).*$", re.MULTILINE)
     text = of_others.sub("", document.read_text())
-    elsewhere = {"--cache", "--force-reinstall", "--mode", "--no-deps", "--quick"}  # get_weights.sh, pip, ...
+    # Of get_weights.sh, pip, benchmarks.
+    elsewhere = {"--cache", "--force-reinstall", "--mode", "--no-deps", "--quick"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= every | elsewhere
 
 
