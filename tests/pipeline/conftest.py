@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from pictures import NAMES, draw
 from PIL import Image
+from small_model import small
 
 import resmem_extract as rx
 
@@ -31,6 +33,12 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def resmem() -> rx.Model:
     return rx.load_model("resmem")
+
+
+@pytest.fixture
+def predictor() -> rx.Model:
+    """A quick network that says that it predicts memorability."""
+    return replace(small(), aliases={"memorability": "output"})
 
 
 @pytest.fixture(scope="session")

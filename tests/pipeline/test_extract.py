@@ -396,14 +396,14 @@ def test_devices_and_pipes_are_refused(tmp_path, photos, resmem, job, overwrite)
     assert (tmp_path / "pipe").is_fifo()
 
 
-@pytest.mark.parametrize("job", [rx.score, partial(rx.extract, modules="conv1", pool="avg")])
-def test_links_are_followed(tmp_path, photos, resmem, job):
+@pytest.mark.parametrize("job", [rx.score, partial(rx.extract, modules="conv", pool="avg")])
+def test_links_are_followed(tmp_path, photos, predictor, job):
     (tmp_path / "disk").mkdir()
     link = tmp_path / "link"
     link.symlink_to("disk/result")
-    assert not job(resmem, images=photos, out=link).already_complete
-    assert job(resmem, images=photos, out=link).already_complete
-    job(resmem, images=photos, out=link, overwrite=True)
+    assert not job(predictor, images=photos, out=link).already_complete
+    assert job(predictor, images=photos, out=link).already_complete
+    job(predictor, images=photos, out=link, overwrite=True)
     assert (link.is_symlink(), (tmp_path / "disk" / "result").is_file()) == (True, True)
 
 

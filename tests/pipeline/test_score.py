@@ -33,18 +33,18 @@ def test_scores_are_those_of_the_pypi_package(tmp_path, photos, resmem, oracle):
     assert record["table_sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
 
 
-def test_a_table_that_exists(tmp_path, photos, resmem):
+def test_a_table_that_exists(tmp_path, photos, predictor):
     out = tmp_path / "s.csv"
-    first = rx.score(resmem, photos, out=out)
+    first = rx.score(predictor, photos, out=out)
     before = out.stat().st_mtime_ns
-    again = rx.score(resmem, photos, out=out)
+    again = rx.score(predictor, photos, out=out)
     assert (again.already_complete, again.image_ids) == (True, first.image_ids)
     assert np.allclose(again.memorability, first.memorability, atol=1e-8)
     assert out.stat().st_mtime_ns == before
 
     def refusal() -> str:
         with pytest.raises(RequestError) as caught:
-            rx.score(resmem, photos, out=out)
+            rx.score(predictor, photos, out=out)
         return str(caught.value)
 
     (photos / "a.jpg").rename(photos / "a2.jpg")  # the same contents under another id
@@ -52,7 +52,7 @@ def test_a_table_that_exists(tmp_path, photos, resmem):
     (photos / "a2.jpg").rename(photos / "a.jpg")
     draw(photos / "b.png", 77)
     assert "other contents" in refusal()
-    assert not rx.score(resmem, photos, out=out, overwrite=True).already_complete
+    assert not rx.score(predictor, photos, out=out, overwrite=True).already_complete
     with out.open("a") as table:
         table.write("more,0.5\n")
     assert "is not, with its .json, what `score` wrote" in refusal()
@@ -60,24 +60,26 @@ def test_a_table_that_exists(tmp_path, photos, resmem):
     assert "--overwrite" in refusal()
 
 
-def test_skipped_images(tmp_path, photos, resmem):
+def test_skipped_images(tmp_path, photos, predictor):
     (photos / "c.jpg").write_text("no image")
     out = tmp_path / "s.csv"
     with pytest.raises(WorkError, match=r"^c\.jpg: not an image"):
-        rx.score(resmem, photos, out=out)
+        rx.score(predictor, photos, out=out)
     assert not out.exists()
-    first = rx.score(resmem, photos, out=out, on_error="skip")
+    first = rx.score(predictor, photos, out=out, on_error="skip")
     assert (len(first.image_ids), first.skipped[0][0]) == (4, "c.jpg")
-    again = rx.score(resmem, photos, out=out, on_error="skip")
+    again = rx.score(predictor, photos, out=out, on_error="skip")
     assert (again.already_complete, again.skipped) == (True, first.skipped)
 
 
-def test_where_no_table_can_lie_is_told_before_the_work(tmp_path, photos, resmem):
+def test_where_no_table_can_lie_is_told_before_the_work(tmp_path, photos, predictor):
     done: list[int] = []
 
     def refusal(out) -> str:
         with pytest.raises(RequestError) as caught:
-            rx.score(resmem, photos, out=out, overwrite=True, progress=lambda n, _: done.append(n))
+            rx.score(
+                predictor, photos, out=out, overwrite=True, progress=lambda n, _: done.append(n)
+            )
         return str(caught.value)
 
     (tmp_path / "file").touch()
@@ -99,15 +101,15 @@ def test_ids_with_commas_and_quotes_survive():
     )
 
 
-def test_files_honour_the_umask_and_new_folders_go_with_a_failure(tmp_path, photos, resmem):
+def test_files_honour_the_umask_and_new_folders_go_with_a_failure(tmp_path, photos, predictor):
     before = os.umask(0o027)
     try:
-        rx.score(resmem, photos, out=tmp_path / "s.csv")
+        rx.score(predictor, photos, out=tmp_path / "s.csv")
     finally:
         os.umask(before)
     for name in ("s.csv", "s.csv.json"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o640
     (photos / "c.jpg").write_text("no image")
     with pytest.raises(WorkError):
-        rx.score(resmem, photos, out=tmp_path / "a" / "b" / "s.csv")
+        rx.score(predictor, photos, out=tmp_path / "a" / "b" / "s.csv")
     assert not (tmp_path / "a").exists()
