@@ -32,6 +32,7 @@ __all__ = [
     "given_path",
     "nearest",
     "reason_of",
+    "refuse_device",
     "shown",
 ]
 
@@ -126,9 +127,20 @@ def given_path(value: object, name: str) -> Path:
     return Path(path)
 
 
-def counted(n: int, noun: str) -> str:
+def refuse_device(path: Path) -> None:
+    """Raise if a name stands for a device or a pipe: a file in its place would remove it.
+
+    Raises
+    ------
+    RequestError
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise RequestError(f"{path} is a device or a pipe, not a file; name a file")
+
+
+def counted(n: int, noun: str, plural: str = "") -> str:
     """Return a number of things: ``1 image``, ``2 images``."""
-    return f"{n} {noun}{'s' * (n != 1)}"
+    return f"{n} {noun if n == 1 else plural or f'{noun}s'}"
 
 
 def nearest(text: str, known: Sequence[str], n: int = 3) -> list[str]:

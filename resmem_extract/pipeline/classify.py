@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RequestError, counted, given_path
+from ..gram import not_finite
 from ..models.categories import category_names
 from ..store import FeatureArray, Store, open_store
 from .table_file import table_path, write_table
@@ -101,12 +102,16 @@ def classify(
     RequestError
         If there is no such module, it is no classifier's output, or `out` has another extension
         or holds something else.
+    WorkError
+        If the stored outputs are damaged.
     """
     if not isinstance(top, int) or isinstance(top, bool) or top < 1:
         raise RequestError(f"top {top!r}: expected a number of classes, such as 5")
     place = None if out is None else table_path(out, FORMATS)
     with open_store(given_path(store, "store")) as opened:
-        found = _classify(opened, opened[module], top, classes)
+        outputs = opened[module]
+        opened.check([outputs.module])
+        found = _classify(opened, outputs, top, classes)
     if place is not None:
         is_json = place.suffix.lower() == ".json"
         write_table(place, found.to_json() if is_json else found.to_csv(), overwrite)
@@ -132,6 +137,8 @@ def _classify(
     probabilities = np.empty((len(store), top), np.float64)
     for rows, block in outputs.blocks():
         values = block.astype(np.float64)
+        if not np.isfinite(values).all():
+            raise RequestError(not_finite(values, outputs.module, store.image_ids[rows].tolist()))
         indices[rows] = np.argsort(-values, axis=1, kind="stable")[:, :top]
         probabilities[rows] = np.take_along_axis(_softmax(values), indices[rows], axis=1)
     return ClassProbabilities(tuple(store.image_ids.tolist()), indices, probabilities, names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..errors import RequestError, WorkError, given_path
+from ..errors import RequestError, WorkError, given_path, refuse_device
 from ..partial_files import make_folders, remove_stale, write_text
 
 __all__ = ["table_path", "write_table"]
@@ -22,6 +22,7 @@ def table_path(out: str | os.PathLike[str], formats: tuple[str, ...]) -> Path:
     path = given_path(out, "out")
     if path.is_dir():
         raise RequestError(f"{path} is a folder; name a file, such as {path / 'table.csv'}")
+    refuse_device(path)
     if path.suffix.lower() not in formats:
         raise RequestError(f"{path}: expected a name that ends in {' or '.join(formats)}")
     return path

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import TransformOptions, validated
-from ..errors import RequestError, given_path
+from ..errors import RequestError, given_path, refuse_device
 from ..store import Store, StoreWriter, check_free_space, open_store, required_bytes
 from ..transforms import Chain, fit
 from ..types import ActivationSpec, Progress
@@ -81,7 +81,9 @@ def transform(
     Raises
     ------
     RequestError
-        If the request is wrong; nothing has been written.
+        If the request is wrong, or an activation is NaN or infinite; nothing has been written.
+    WorkError
+        If a store is damaged; nothing has been written.
 
     Examples
     --------
@@ -95,6 +97,7 @@ def transform(
     if not paths:
         raise RequestError("no store was given; name at least one")
     place = given_path(out, "out")
+    refuse_device(place)
     refuse_inputs(place, paths)
     with ExitStack() as stack:
         opened = [stack.enter_context(open_store(path)) for path in paths]
@@ -103,6 +106,8 @@ def transform(
         if place.exists() and not asked.overwrite:
             with open_store(place) as there:
                 return _same_or_refused(there, job, record)
+        for store, paths_read in zip(opened, job.read, strict=True):
+            store.check(paths_read)
         return _transform(opened[0], place, job, record, progress, tell or (lambda _line: None))
 
 

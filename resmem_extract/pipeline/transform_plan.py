@@ -37,6 +37,8 @@ class Job:
 
     steps: tuple[Step, ...]
     targets: tuple[Target, ...]
+    read: tuple[tuple[str, ...], ...]
+    """Which modules of each store."""
     ids: list[str]
     fit_rows: npt.NDArray[np.intp]
     """Ascending."""
@@ -60,15 +62,17 @@ def plan_transform(
     if len(stores) > 1 and not asked.join:
         raise RequestError("several stores make one only if they are joined; use --join")
     orders = [_order(store, stores[0]) for store in stores]
+    ids = stores[0].image_ids.tolist()
     if asked.join:
         parts = {name: array for found in arrays for name, array in found.items()}
         rows = [order for found, order in zip(arrays, orders, strict=True) for _ in found]
-        targets = [Target(_joined_spec(parts, steps), Vectors([*parts.values()], rows))]
+        vectors = Vectors([*parts.values()], rows, ids=ids)
+        targets = [Target(_joined_spec(parts, steps), vectors)]
     else:
         alone = arrays[0].values()
-        targets = [Target(_spec(array.spec, steps), Vectors([array])) for array in alone]
-    ids = stores[0].image_ids.tolist()
-    return Job(steps, tuple(targets), ids, _fit_rows(stores[0], asked), asked.seed)
+        targets = [Target(_spec(array.spec, steps), Vectors([array], ids=ids)) for array in alone]
+    read = tuple(tuple(array.module for array in found.values()) for found in arrays)
+    return Job(steps, tuple(targets), read, ids, _fit_rows(stores[0], asked), asked.seed)
 
 
 def _chosen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from ..errors import RequestError, UnknownModuleError, given_path
 from ..path_grammar import glob_pattern, same_module, split_suffix
 from ..types import ActivationSpec
 from .arrays import FeatureArray, import_xarray_view
+from .checked import checked_blocks
 from .dataset import StoreDataset
 from .handle import Handle
 from .index import ImageIndex
@@ -172,6 +173,20 @@ class Store:
             return f"{self.path} has no module {text!r}; did you mean {' or '.join(paths)}?"
         shown = ", ".join(self.modules[:5]) + (", ..." if len(self.modules) > 5 else "")
         return f"{self.path} has no module {text!r}; it has {shown or 'none'}"
+
+    def check(self, modules: Iterable[str] | None = None) -> None:
+        """Read modules, by default all, and hold them against their checksums.
+
+        What is made of activations gets new checksums, or none: damage would never be found again.
+
+        Raises
+        ------
+        WorkError
+            If one is damaged; the message names its rows.
+        """
+        for module in self.modules if modules is None else modules:
+            for _ in checked_blocks(self.handle.stored(module), slice(0, len(self))):
+                pass
 
     # Images
 

@@ -91,8 +91,8 @@ def _check(steps: Sequence[Step], size: int, n_images: int) -> None:
             raise RequestError(f"step {step}: there are only {size} values an image")
         if step.name == "pca" and step.number > n_images:
             raise RequestError(
-                f"step {step}: needs at least as many images to be fitted on, "
-                f"got {counted(n_images, 'image')}"
+                f"step {step}: needs at least {counted(step.number, 'image')} to be fitted on, "
+                f"got {n_images}"
             )
         size = step.number or size
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
 
 import resmem_extract as rx
-from resmem_extract.errors import RequestError, UnknownModuleError
+from resmem_extract.errors import RequestError, UnknownModuleError, WorkError
 from resmem_extract.models.categories import category_names
 from resmem_extract.store import StoreWriter
 from resmem_extract.types import ActivationSpec
@@ -140,3 +142,17 @@ def test_a_table_that_is_there(store, tmp_path) -> None:
 def test_wrong_requests(store, options, message: str) -> None:
     with pytest.raises(RequestError, match=f"^{message}"):
         rx.classify(store, **options)
+
+
+def test_damage_and_values_that_are_no_numbers(store, tmp_path) -> None:
+    with h5py.File(store, "r+") as file:
+        file["features/output"][1, 5] = np.nan
+    with pytest.raises(WorkError, match="damaged: /features/output, rows 0 to 1"):
+        rx.classify(store)
+    with h5py.File(store, "r+") as file:
+        del file["checksums"], file["metadata_checksums"]
+    with pytest.raises(RequestError, match=r"output: NaN .* of 1 image \(c/ü\.jpg\)"):
+        rx.classify(store)
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(RequestError, match=r"pipe\.csv is a device or a pipe"):
+        rx.classify(store, out=tmp_path / "pipe.csv", overwrite=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
 import resmem_extract as rx
-from resmem_extract.errors import RequestError
+from resmem_extract.errors import RequestError, WorkError
 from resmem_extract.store import StoreWriter
 from resmem_extract.transforms import vectors as vectors_module
 from resmem_extract.types import ActivationSpec
@@ -190,3 +192,29 @@ def test_stores_that_do_not_go_together(store, arrays, tmp_path) -> None:
     with pytest.raises(RequestError, match="is one of the inputs"):
         rx.transform(store, steps=["l2"], out=store, overwrite=True)
     assert not (tmp_path / "x.h5").exists()
+
+
+def test_damage_is_not_passed_on(store, tmp_path) -> None:
+    with h5py.File(store, "r+") as file:
+        file["features/fc7"][7, 3] += 1
+    with pytest.raises(WorkError, match=r"damaged: /features/fc7, rows 0 to \d+, is not what was"):
+        rx.transform(store, steps=["center"], out=tmp_path / "c.h5")
+    assert not (tmp_path / "c.h5").exists()
+    rx.transform(store, "features.5.4", steps=["center"], out=tmp_path / "c.h5")
+
+
+@pytest.mark.parametrize("steps", [["zscore"], ["l2"], ["pca=2"]])
+def test_values_that_are_no_numbers_are_named(store, tmp_path, steps) -> None:
+    with h5py.File(store, "r+") as file:
+        file["features/fc7"][17, 3] = np.nan
+        del file["checksums"], file["metadata_checksums"]
+    with pytest.raises(RequestError, match=r"fc7: NaN .* of 1 image \(cat/05\.jpg\)"):
+        rx.transform(store, "fc7", steps=steps, out=tmp_path / "c.h5")
+    assert not (tmp_path / "c.h5").exists()
+
+
+def test_a_device_is_not_replaced(store, tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RequestError, match="pipe is a device or a pipe, not a file"):
+        rx.transform(store, steps=["l2"], out=tmp_path / "pipe", overwrite=True)
+    assert (tmp_path / "pipe").is_fifo()

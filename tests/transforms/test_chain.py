@@ -178,7 +178,7 @@ def test_what_is_no_step(text: str, message: str) -> None:
     [
         (["pca=31"], "step pca=31: there are only 30 values an image"),
         (["pca=5", "project=6"], "step project=6: there are only 5 values an image"),
-        (["pca=12"], "step pca=12: needs at least as many images to be fitted on, got 9 images"),
+        (["pca=12"], "step pca=12: needs at least 12 images to be fitted on, got 9"),
     ],
 )
 def test_too_many_values(x, texts, message: str) -> None:
