@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..config import ModelOptions, RunOptions
 from ..decoding import LoadedImage, SkippedImage, load_images
-from ..errors import RequestError, WorkError, counted, given_path, shown
+from ..errors import RequestError, WorkError, counted, given_path, refuse_device, shown
 from ..images import Source, StimulusSet, find_images, sample_photographs
 from ..models import load_model
 from ..types import NO_REDUCTION, Reduction
@@ -105,8 +105,7 @@ def place_of(out: str | os.PathLike[str], example: str, stimuli: StimulusSet) ->
         raise RequestError(f"{shown(path)} cannot be written: {reason}") from error
     if mode is not None and stat.S_ISDIR(mode):
         raise RequestError(f"{path} is a folder; name a file, such as {path / example}")
-    if mode is not None and not stat.S_ISREG(mode):
-        raise RequestError(f"{path} is a device or a pipe, not a file; name a file: {example}")
+    refuse_device(path)
     if path.is_symlink():
         path = Path(os.path.realpath(path))
     refuse_inputs(path, [*stimuli.paths, Path(stimuli.root)])

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from ..errors import RequestError, WorkError, given_path, nearest, reason_of
+from ..errors import RequestError, WorkError, given_path, nearest, reason_of, refuse_device
 from ..partial_files import make_folders, partial_name, remove_stale, removed_on_failure
 from ..types import Progress
 from .checked import checked_blocks
@@ -112,11 +112,14 @@ def export_store(
         total = sum(store[module].nbytes for module in chosen)
         plan = _plan(folder / path.stem, format, chosen)
         for result in plan:
+            refuse_device(result.path)
             if result.path.exists() and not overwrite:
                 raise RequestError(
                     f"{result.path} exists; use --overwrite to replace it, or another --out"
                 )
-        check_free_space(folder / path.name, int(total * _ROOM.get(format, 1)))
+        check_free_space(
+            plan[0].path, int(total * _ROOM.get(format, 1)), "export fewer modules (--module)"
+        )
         told = Tally(total, progress)
         for result, write in zip(plan, _writers(store, format, plan, told), strict=True):
             with _whole(result.path) as scratch:
@@ -155,7 +158,7 @@ _WRITERS: dict[ExportFormat, Callable[..., None]] = {
     "txt": write_txt,
     "zarr": write_zarr,
 }
-_ROOM = {"mat": 2.0, "txt": 4.0}  # bytes on the disk for a byte of activations, where more than 1
+_ROOM = {"mat": 1.5, "txt": 4.0}  # bytes on the disk for a byte of activations, where more than 1
 
 
 def _writers(

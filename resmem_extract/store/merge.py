@@ -13,7 +13,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError, ResmemExtractError, WorkError, counted, given_path
+from ..errors import (
+    RequestError,
+    ResmemExtractError,
+    WorkError,
+    counted,
+    given_path,
+    refuse_device,
+)
 from ..types import Progress
 from .contents import Contents, read_contents
 from .gather import Tally, append_gathered, check_activations, read_rows
@@ -162,6 +169,13 @@ def _check_names(paths: Sequence[Path], target: Path) -> None:
         raise RequestError(f"{target} is one of the files to be merged; choose another --out")
     if target.is_dir():
         raise RequestError(f"{target} is a folder; name a file, such as {target / 'merged.h5'}")
+    refuse_device(target)
+    if missing := [path for path in paths if not path.exists()]:
+        there = f"; {target} exists: was its merger interrupted while it deleted the parts?"
+        raise RequestError(
+            f"{missing[0]} does not exist ({len(missing)} of {counted(len(paths), 'file')} do not)"
+            f"{there if target.exists() else ''}"
+        )
 
 
 def _is_result(target: Path, merger: Merger) -> bool:
@@ -191,7 +205,7 @@ def _told(merger: Merger) -> str:
     what = f"{counted(len(contents.ids), 'image')}, {counted(len(contents.modules), 'module')}"
     how = {
         "parts": f"{counted(n, 'part')} of one split",
-        "images": f"{counted(n, 'file')} of different images, in the order given",
+        "images": "1 file" if n == 1 else f"{n} files of different images, in the order given",
         "modules": f"{counted(n, 'file')} of different modules, joined by id",
     }
     return f"{how[merger.kind]}: {what}"

@@ -44,8 +44,19 @@ def _feature_bytes(spec: ActivationSpec, n_images: int) -> int:
     return _DATASET_BYTES + index + checksums + n_chunks * math.prod(chunk) * itemsize
 
 
-def check_free_space(path: str | Path, nbytes: int) -> None:
+def check_free_space(
+    path: str | Path,
+    nbytes: int,
+    smaller: str = "ask for fewer modules, --dtype float16 or --pool avg",
+) -> None:
     """Check that `nbytes` fit on the disk that `path` will lie on.
+
+    Parameters
+    ----------
+    path : path
+    nbytes : int
+    smaller : str
+        What would make the job smaller, for the message.
 
     Raises
     ------
@@ -59,7 +70,7 @@ def check_free_space(path: str | Path, nbytes: int) -> None:
     if nbytes > free:
         raise RequestError(
             f"{path} needs {format_bytes(nbytes)} and {folder} has {format_bytes(free)} free; "
-            "ask for fewer modules, --dtype float16 or --pool avg, or name another disk with --out"
+            f"{smaller}, or name another disk with --out"
         )
 
 

@@ -6,6 +6,7 @@ import csv
 import inspect
 import io
 import json
+import os
 import subprocess
 import sys
 from unittest import mock
@@ -215,6 +216,10 @@ def test_refusals(tmp_path, whole):
     with pytest.raises(RequestError, match="has no images"):
         export_store(empty, tmp_path / "out")
     assert found(tmp_path) == ["e.h5", "f.h5"]
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "f.output.npy")
+    with pytest.raises(RequestError, match=r"f\.output\.npy is a device or a pipe"):
+        export_store(whole, tmp_path / "out", modules="output", overwrite=True)
 
 
 def test_without_zarr(tmp_path, whole, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import subprocess
 import sys
@@ -303,6 +304,10 @@ def test_files_that_cannot_be_merged(tmp_path, whole, arrays):
         merge_stores([whole], link)
     with pytest.raises(RequestError, match="is a folder; name a file"):
         merge_stores([whole], tmp_path / "d")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RequestError, match="pipe is a device or a pipe"):
+        merge_stores([whole], tmp_path / "pipe", overwrite=True)
+    assert (tmp_path / "pipe").is_fifo()
     assert not (tmp_path / "m.h5").exists()
 
 
@@ -329,6 +334,18 @@ def test_an_existing_result(tmp_path, whole, arrays):
     with pytest.raises(RequestError, match="exists and is not the merger"):
         merge_stores([b, a], out)
     assert out.read_text() == "mine"
+
+
+def test_after_an_interrupted_deletion_of_parts(tmp_path, whole):
+    parts = split_store(whole, tmp_path / "out", parts=3)
+    merge_stores(parts, tmp_path / "m.h5")
+    parts[0].path.unlink()
+    message = (
+        r"part-1-of-3.h5 does not exist \(1 of 3 files do not\); .*m.h5 exists: was its merger"
+    )
+    with pytest.raises(RequestError, match=message):
+        merge_stores(parts, tmp_path / "m.h5", delete_parts=True)
+    assert parts[1].path.exists()
 
 
 def test_a_link_is_followed(tmp_path, whole):
