@@ -43,7 +43,8 @@ def targets_command(
             }
         )
     elif out is not None and not quiet:
-        what = f"{counted(len(found.image_ids), 'image')}, {len(found.classes)} classes"
-        results.print(f"{out}: {what}", markup=False)
+        images = counted(len(found.image_ids), "image")
+        classes = counted(len(found.classes), "class", "classes")
+        results.print(f"{out}: {images}, {classes}", markup=False)
     elif out is None:
         typer.echo(found.to_csv(), nl=False)

@@ -6,11 +6,12 @@ import csv
 import io
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError, given_path, nearest
+from ..errors import RequestError, counted, given_path, nearest
 from ..store import open_store
 from .table_file import table_path, write_table
 
@@ -62,7 +63,7 @@ def targets(
     Raises
     ------
     RequestError
-        If the store has no such column, or `out` holds something else.
+        If the store has no such column, an image has nothing in it, or `out` holds something else.
     """
     place = None if out is None else table_path(out, (".csv",))
     with open_store(given_path(store, "store")) as opened:
@@ -71,9 +72,24 @@ def targets(
             close = nearest(column, known) or known
             has = f"it has {', '.join(close)}" if close else "its images lie in no folders"
             raise RequestError(f"{opened.path} has no column {column!r} of the images; {has}")
-        names, numbers = np.unique(opened.columns[column].astype(str), return_inverse=True)
         ids = tuple(opened.image_ids.tolist())
+        labels = _labels(opened.columns[column], ids, column)
+        names, numbers = np.unique(labels, return_inverse=True)
     found = Targets(ids, tuple(names.tolist()), numbers.astype(np.intp))
     if place is not None:
         write_table(place, found.to_csv(), overwrite)
     return found
+
+
+def _labels(values: npt.NDArray[Any], ids: tuple[str, ...], column: str) -> npt.NDArray[np.str_]:
+    """Return a column as text; whole numbers stay whole where one beside them is missing."""
+    missing = np.isnan(values) if values.dtype.kind == "f" else values.astype(str) == ""
+    if missing.any():
+        first = ids[int(missing.argmax())]
+        raise RequestError(
+            f"{counted(int(missing.sum()), 'image')} of {len(ids)} have no {column}, first "
+            f"{first!r}; leave them out, or choose another column"
+        )
+    if values.dtype.kind == "f" and (values == np.round(values)).all():
+        values = values.astype(np.int64)
+    return values.astype(np.str_)
