@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -111,6 +112,7 @@ def split_store(
         for number, piece in enumerate(pieces, start=1)
     ]
     done = {job.path for job in jobs if _is_there(job, overwrite)}
+    _refuse_other_parts(jobs, path.stem)
     to_do = [job for job in jobs if job.path not in done]
     check_free_space(folder / path.name, _needed_bytes(whole, to_do))
     if tell:
@@ -198,6 +200,25 @@ def _is_there(job: _Job, overwrite: bool) -> bool:
     raise RequestError(
         f"{job.path} exists and is something else; use --overwrite to replace it, or another --out"
     )
+
+
+def _refuse_other_parts(jobs: Sequence[_Job], stem: str) -> None:
+    """Raise if parts of another split lie where these are to: `merge parts/*.h5` would take both.
+
+    Raises
+    ------
+    RequestError
+    """
+    folder, ours = jobs[0].path.parent, {job.path.name for job in jobs}
+    numbered = re.compile(rf"{re.escape(stem)}\.part-\d+-of-\d+\.h5")
+    if not folder.is_dir() or not all(numbered.fullmatch(name) for name in ours):
+        return
+    for other in sorted(entry.name for entry in folder.iterdir()):
+        if other not in ours and numbered.fullmatch(other):
+            raise RequestError(
+                f"{folder} holds {other}, a part of another split; remove its parts, or choose "
+                "another --out"
+            )
 
 
 def _needed_bytes(whole: Contents, jobs: Sequence[_Job]) -> int:

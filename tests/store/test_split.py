@@ -188,6 +188,9 @@ def test_other_files_in_the_way(tmp_path, whole):
     with pytest.raises(RequestError, match=r"part-1-of-2.h5 exists"):
         split_store(whole, out, parts=2)
     assert (out / "f.part-1-of-2.h5").read_text() == "mine"
+    with pytest.raises(RequestError, match=r"holds f.part-1-of-2.h5, a part of another split"):
+        split_store(whole, out, parts=3, overwrite=True)
+    split_store(whole, out, column="label")
 
 
 @pytest.mark.parametrize(
