@@ -339,7 +339,8 @@ def validated(
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         close = nearest(key, list(record.model_fields))
-        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(record.model_fields)}"
+        known = f"known: {', '.join(record.model_fields)}"
+        hint = f"did you mean {' or '.join(close[:2])}?" if close else known
         raise RequestError(f"{where}: unknown option {key!r}; {hint}")
     if first["type"] == "missing":
         raise RequestError(f"{where}: {as_typed(key)!r} is missing")

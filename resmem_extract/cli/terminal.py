@@ -132,7 +132,8 @@ class _Log:
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
         if self._found is None:  # what an earlier run has done comes at once
-            self._start, self._found = now, done
+            self._start = self._last = now
+            self._found = done
         if now - self._last < _LOG_EVERY or done == self._found:
             return
         self._last = now

@@ -191,10 +191,15 @@ def _dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
         found = None
     if isinstance(found, h5py.Dataset) and found.shape is not None:
         return found
-    names: list[str] = []
+    axes: dict[str, int] = {}
     file.visititems(
-        lambda name, item: names.append(f"/{name}") if isinstance(item, h5py.Dataset) else None
+        lambda name, item: (
+            axes.update({f"/{name}": item.ndim})
+            if isinstance(item, h5py.Dataset) and item.shape is not None
+            else None
+        )
     )
+    names = sorted(axes, key=lambda name: axes[name] < 3)  # pictures have an axis more than 2
     if not names:
         raise RequestError(f"{shown(path)} holds no data set; pictures were expected in {name}")
     listed = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")

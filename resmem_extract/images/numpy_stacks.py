@@ -77,7 +77,7 @@ def from_npz(path: Path, name: str | None, ids: Iterable[Any] | None) -> Stimulu
     if members[chosen].compress_type != zipfile.ZIP_STORED:
         size = members[chosen].file_size / 1e6
         notes = (
-            f"{shown(path)} is compressed: {size:.0f} MB were unpacked into a temporary file;"
+            f"{shown(path)} is compressed: {size:.1f} MB were unpacked into a temporary file;"
             " one saved by np.savez needs none",
         )
     if ids is None:

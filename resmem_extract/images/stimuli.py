@@ -115,7 +115,10 @@ def _check_unique(ids: Sequence[str], images: Sequence[Path | Picture]) -> None:
     first: dict[str, Path | Picture] = {}
     for image_id, image in zip(ids, images, strict=True):
         if image_id in first:
-            hint = "list each image once, or name them by --id path or by the CSV column image_id"
+            same_file = str(image) == str(first[image_id])
+            hint = "list each image once" + (
+                "" if same_file else ", or name them by --id path or by the CSV column image_id"
+            )
             raise RequestError(
                 f"two images have the id {shown(image_id)}: {shown(first[image_id])} and"
                 f" {shown(image)}; {hint if isinstance(image, Path) else 'rename one'}"

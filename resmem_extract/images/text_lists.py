@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,6 +108,11 @@ def _read_text(path: Path) -> str:
 
 
 def _not_text(path: Path) -> RequestError:
+    if re.search(r"\.(tgz|tar\.(gz|bz2|xz|zst))$", path.name.lower()):
+        return RequestError(
+            f"{shown(path)} is a compressed tar, in which no image can be found without unpacking "
+            "all before it; unpack it to a .tar (gunzip), or to a folder"
+        )
     return RequestError(
         f"{shown(path)} is neither an image by its extension nor UTF-8 text; give a folder, an"
         " image, a list of paths or a CSV (saved as UTF-8)"

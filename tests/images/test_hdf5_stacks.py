@@ -229,7 +229,7 @@ def test_files_without_data_sets(path):
 def test_a_data_set_without_a_shape(path):
     with h5py.File(path, "w") as file:
         file["imgBrick"] = h5py.Empty("u1")
-    assert "holds no data set /imgBrick, but /imgBrick" in refusal(path)
+    assert "holds no data set; pictures were expected in /imgBrick" in refusal(path)
 
 
 @pytest.mark.parametrize(

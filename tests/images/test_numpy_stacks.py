@@ -74,7 +74,7 @@ def test_what_is_compressed_is_said_and_unpacked(tmp_path):
     found = find_images(tmp_path / "s.npz")
     np.testing.assert_array_equal(pixels(found), STACK)
     (note,) = found.notes
-    assert "s.npz is compressed: 0 MB were unpacked into a temporary file" in note
+    assert "s.npz is compressed: 0.0 MB were unpacked into a temporary file" in note
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

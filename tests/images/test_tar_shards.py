@@ -250,6 +250,8 @@ def test_compressed_tars(tmp_path, mode):
     message = refusal(tmp_path / "a.tar")
     assert "a.tar cannot be read as a tar (" in message
     assert message.endswith("is it cut short, or compressed?")
+    (tmp_path / "a.tar").rename(tmp_path / "a.tar.gz")
+    assert "a.tar.gz is a compressed tar" in refusal(tmp_path / "a.tar.gz")
 
 
 @pytest.mark.parametrize("data", [b"", b"text", b"x" * 5000])
