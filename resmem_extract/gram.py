@@ -32,6 +32,7 @@ __all__ = [
     "column_blocks",
     "grams",
     "memory_in_bytes",
+    "not_finite",
     "working_precision",
 ]
 
@@ -152,7 +153,7 @@ def grams(
                 running.update(_start(forms, part, place))
             for sums in set(running.values()):
                 if not sums.add(placed):
-                    raise RequestError(_not_finite(part, name, ids))
+                    raise RequestError(not_finite(part, name, ids))
 
     with np.errstate(invalid="ignore", over="ignore"):  # reported by name instead
         for key in column_blocks(rows.shape, room, getattr(rows, "chunks", None)):
@@ -381,7 +382,8 @@ def _on_host(array: Any) -> Any:
     return array.cpu().numpy() if hasattr(array, "cpu") else array
 
 
-def _not_finite(part: npt.NDArray[Any], name: str, ids: Sequence[str] | None) -> str:
+def not_finite(part: npt.NDArray[Any], name: str, ids: Sequence[str] | None) -> str:
+    """Return what to tell the user of a block `[N, k]` that is not finite."""
     rows = np.flatnonzero(~np.isfinite(part).all(axis=1))
     if not len(rows):
         return f"{name}: activations are too large for {part.dtype}; use float64 arithmetic"
