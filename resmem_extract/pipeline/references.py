@@ -190,31 +190,40 @@ def _of_arrays(
         )
     if len(set(ids)) < len(ids):
         return _of_repeats(path, arrays, ids)
-    named = arrays.get(SUBJECT_KEY)
-    found = []
-    n = len(ids)
-    for key, array in arrays.items():
-        if key in (ID_KEY, SUBJECT_KEY, ABOUT_KEY):
-            continue
-        if array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or array.shape[-2] != n:
-            raise RequestError(
-                f"{path}: {key} of shape {array.shape} is neither an RDM [{n}, {n}] nor patterns "
-                f"[{n}, channels] of the {n} images, nor several of them [subjects, ...]"
-            )
-        several = array.ndim == 3
-        subjects: tuple[str, ...] = ()
-        if several and named is not None and np.size(named) == len(array):
-            subjects = tuple(str(value) for value in np.ravel(named))
-        elif several:
-            subjects = tuple(str(k) for k in range(len(array)))
-        if array.shape[-1] == n:
-            record = RDM.from_square(array, ids, name=key, subjects=subjects)
-            found.append(Reference(key, record))
-        else:
-            found.append(Reference(key, patterns=array, ids=ids, subjects=subjects))
+    found = [
+        _one_array(f"{path}: {key}", key, array, ids, arrays.get(SUBJECT_KEY))
+        for key, array in arrays.items()
+        if key not in (ID_KEY, SUBJECT_KEY, ABOUT_KEY)
+    ]
     if not found:
         raise RequestError(f"{path} holds no reference, only {', '.join(arrays)}")
     return found
+
+
+def _one_array(
+    where: str, name: str, array: npt.NDArray[Any], ids: tuple[str, ...], named: Any
+) -> Reference:
+    n = len(ids)
+    pairs = n * (n - 1) // 2
+    if array.shape == (n,):  # one rating an image
+        array = array[:, None]
+    condensed = array.shape[-1:] == (pairs,) and array.ndim <= 2 and array.shape != (n, pairs)
+    of_images = array.ndim in (2, 3) and array.shape[-2] == n
+    if array.dtype.kind not in "fiu" or not (condensed or of_images):
+        raise RequestError(
+            f"{where} of shape {array.shape} is neither an RDM [{n}, {n}] (or its {pairs} pairs) "
+            f"nor patterns [{n}, channels] of the {n} images, nor several of them [subjects, ...]"
+        )
+    subjects: tuple[str, ...] = ()
+    if array.ndim == (2 if condensed else 3):
+        subjects = tuple(str(k) for k in range(len(array)))
+        if named is not None and np.size(named) == len(array):
+            subjects = tuple(str(value) for value in np.ravel(named))
+    if condensed:
+        return Reference(name, RDM(array, ids, "", name, subjects))
+    if array.shape[-1] == n:
+        return Reference(name, RDM.from_square(array, ids, name=name, subjects=subjects))
+    return Reference(name, patterns=array, ids=ids, subjects=subjects)
 
 
 def _of_repeats(

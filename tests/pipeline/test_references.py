@@ -65,6 +65,20 @@ def test_patterns_of_several_subjects(patterns, tmp_path):
     assert reference.kernel("1GB") is None
 
 
+def test_upper_triangles_and_one_rating_an_image(square, tmp_path):
+    triangle = squareform(square)
+    arrays = {"one": triangle, "two": np.stack([triangle, 2 * triangle]), "rating": square[0]}
+    np.savez(tmp_path / "r.npz", **arrays, image_id=IDS, subject=["x", "y"])
+    one, two, rating = read_references(str(tmp_path / "r.npz"))
+    np.testing.assert_allclose(one.rdm.square(), square)
+    np.testing.assert_allclose(two.rdm.square()[1], 2 * square)
+    assert two.rdm.subjects == ("x", "y")
+    made = rating.rdm_of("euclidean", "1GB").square()
+    np.testing.assert_allclose(made, np.abs(square[0] - square[0][:, None]))
+    with pytest.raises(RequestError, match="rating has one unit"):
+        rating.rdm_of("correlation", "1GB")
+
+
 def test_npy_needs_ids(square, tmp_path):
     np.save(tmp_path / "it.npy", square)
     with pytest.raises(RequestError, match="give --reference-ids FILE"):
