@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("kriegeskorte92"))
     parser.add_argument("--bootstrap", type=int, default=1000)
     parser.add_argument("--permutations", type=int, default=1000)
+    parser.add_argument("--no-figures", action="store_true")
     asked = parser.parse_args(arguments)
     data = rx.datasets.kriegeskorte92()
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -79,16 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         overwrite=True,
         tell=print,
     )
-    groups = dict(zip(data.ids, data.columns["category"], strict=True))
-    draw_all(
-        asked.out / "rsa",
-        result.table.rows,
-        result.models,
-        result.references,
-        ["png"],
-        groups=groups,
-        images=data.images,
-    )
+    if not asked.no_figures:
+        draw_all(
+            asked.out / "rsa",
+            result.table.rows,
+            result.models,
+            result.references,
+            ["png"],
+            groups=dict(zip(data.ids, data.columns["category"], strict=True)),
+            images=data.images,
+        )
     others = rx.compare_stores(
         stores[:1],
         [module for module, _ in PUBLISHED],
