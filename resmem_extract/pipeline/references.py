@@ -163,8 +163,9 @@ def _mat(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Refer
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, value in content.items():
         array = np.asarray(value)
-        if {"RDM", "name"} <= set(array.dtype.names or ()):  # as MATLAB's RSA toolbox keeps them
-            arrays |= {str(one["name"]): np.asarray(one["RDM"], dtype=np.float64) for one in array.ravel()}
+        if {"RDM", "name"} <= set(array.dtype.names or ()):  # of MATLAB's RSA toolbox
+            for record in array.ravel():
+                arrays[str(record["name"])] = np.asarray(record["RDM"], dtype=np.float64)
         elif not name.startswith("__"):
             arrays[name] = array
     return _of_arrays(path, arrays, ids, key)

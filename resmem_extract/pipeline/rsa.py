@@ -27,7 +27,7 @@ from ..compare.table import (
     to_csv,
 )
 from ..config import RsaOptions, validated
-from ..errors import RequestError, UnknownModuleError, WorkError, given_path
+from ..errors import RequestError, UnknownModuleError, WorkError, counted, given_path
 from ..gram import memory_in_bytes
 from ..partial_files import make_folders, write_text
 from ..store import Store, open_store, write_rdms
@@ -127,6 +127,12 @@ def compare_stores(
             made = _models(chosen, asked, progress)
             against = [_entity(reference, asked) for reference in given]
             inference = Inference(asked.bootstrap, asked.permutations, asked.seed)
+            if asked.bootstrap or asked.permutations:  # which may take minutes, in silence
+                tell(
+                    f"comparing {counted(len(made), 'module')} with "
+                    f"{counted(len(against), 'reference')} and with each other: "
+                    f"{asked.bootstrap} bootstrap samples, {asked.permutations} permutations"
+                )
             table = compare_all(made, against, asked.metric, asked.compare, inference)
     for note in table.notes:
         tell(note)
