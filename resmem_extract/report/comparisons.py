@@ -142,7 +142,8 @@ def draw_profile(rows: Sequence[Row], reference: str) -> Figure:
 def _floor(rows: Sequence[Row]) -> float:
     """Return where marks of significance stand: under all that is drawn."""
     drawn = np.array([(row.value, row.ci_low, row.ci_high, row.ceiling_high) for row in rows])
-    low, high = min(float(np.nanmin(drawn)), 0.0), float(np.nanmax(drawn))
+    drawn = drawn[np.isfinite(drawn)]
+    low, high = float(drawn.min(initial=0.0)), float(drawn.max(initial=0.0))
     return low - 0.06 * max(high - low, 1e-3)
 
 

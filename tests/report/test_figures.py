@@ -100,6 +100,12 @@ def test_the_matrix_and_the_profile_hold_the_values(models, reference):
     assert "Spearman" in panels[0].get_ylabel()
 
 
+def test_a_reference_like_which_nothing_can_be_is_drawn_empty():
+    rows = [Row(f"net:{k}", "flat", "correlation", "spearman", 9, float("nan")) for k in "ab"]
+    axes = draw_profile(rows, "flat").axes[0]
+    assert np.isnan(axes.lines[0].get_ydata()).all()
+
+
 def test_scaling_finds_points_that_lie_in_a_plane(rng):
     points = rng.standard_normal((7, 2))
     found, share = classical_scaling(squareform(pdist(points)))
