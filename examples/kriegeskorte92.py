@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 import resmem_extract as rx
+from resmem_extract.compare.table import Row, to_csv
 from resmem_extract.report import draw_all
 
 RESMEM = [
@@ -100,7 +101,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for (module, method), published in PUBLISHED.items():
         value = found[f"resmem:{module}", "human_IT", method].value
         print(f"{module:18} {method:9} {value:.3f}, published {published:.3f}")
-    print(f"{asked.out / 'rsa'}: rsa.csv, rdms.h5, figures")
+    with_references = asked.out / "kriegeskorte92.csv"
+    named = {reference.name for reference in result.references}
+    rows = [row for row in result.table.rows if row.b in named]
+    with_references.write_text(to_csv(rows, Row), encoding="utf-8")
+    print(f"{asked.out / 'rsa'}: rsa.csv, rdms.h5, figures; {with_references}")
 
 
 def lite0(folder: Path) -> rx.Model:

@@ -120,9 +120,9 @@ def compare_stores(
         columns = _columns(opened[0])
         if asked.pairs is not None:
             arrays = [(f"{_model(store)}:{path}", store[path]) for store, path in chosen]
-            pairs, *sides = sampled_entities(arrays, given, asked, asked.pairs, progress, tell)
-            table = compare_all_sampled(*sides, asked.metric, asked.compare, pairs)
-            made, against = ([Entity(side.name, {}) for side in own] for own in sides)
+            pairs, left, right = sampled_entities(arrays, given, asked, asked.pairs, progress, tell)
+            table = compare_all_sampled(left, right, asked.metric, asked.compare, pairs)
+            made, against = ([Entity(side.name, {}) for side in own] for own in (left, right))
         else:
             made = _models(chosen, asked, progress)
             against = [_entity(reference, asked) for reference in given]

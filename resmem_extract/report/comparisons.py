@@ -134,7 +134,12 @@ def draw_profile(rows: Sequence[Row], reference: str) -> Figure:
         handles, labels = axes.get_legend_handles_labels()
         found = dict(zip(labels, handles, strict=True)) | found
     figure.legend(
-        found.values(), found.keys(), frameon=False, fontsize=8, loc="outside upper center", ncols=4
+        list(found.values()),
+        list(found),
+        frameon=False,
+        fontsize=8,
+        loc="outside upper center",
+        ncols=4,
     )
     return figure
 
@@ -209,7 +214,7 @@ def draw_map(matrix: Floats, names: Sequence[str], what: str) -> Figure:
     ends = [index for own in networks.values() for index in (own[0], own[-1]) if len(own) > 1]
     between = [index for own in networks.values() for index in own[1:-1]]
     order = list(dict.fromkeys(ends + between))
-    place_labels(axes, places, {k: network_and_module(names[k])[1] for k in order})
+    place_labels(figure, axes, places, {k: network_and_module(names[k])[1] for k in order})
     return figure
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["place_labels"]
 
@@ -23,14 +24,15 @@ _AWAY = 5.0
 
 
 def place_labels(
-    axes: Axes, places: npt.NDArray[np.float64], labels: Mapping[int, str]
+    figure: Figure, axes: Axes, places: npt.NDArray[np.float64], labels: Mapping[int, str]
 ) -> list[int]:
     """Write labels beside points so that none lies on another or on a point.
 
     Parameters
     ----------
+    figure : Figure
     axes : Axes
-        With everything else drawn.
+        One of it, with everything else drawn.
     places : array, `[L, 2]`
         All points.
     labels : mapping from index of a point to str
@@ -41,8 +43,6 @@ def place_labels(
     list of int
         The points that have a label.
     """
-    figure = axes.get_figure()
-    assert figure is not None
     figure.draw_without_rendering()  # settles the layout, and with it where points are
     points = axes.transData.transform(places) * 72 / figure.dpi
     inside = axes.get_window_extent()
