@@ -3,6 +3,7 @@
     python benchmarks/rdm.py                        # in memory, 1,000 images x 100,000 features
     python benchmarks/rdm.py --only streamed        # from a store, 4,000 x 430,592, 2 GB of memory
     python benchmarks/rdm.py --only scaling         # cost against the number of images
+    python benchmarks/rdm.py --only sampled         # a sample of pairs instead, 2,048 features
 
 The recipe is what one writes: patterns less their means, divided by their lengths, and 1 minus
 ``Z @ Z.T``, all in float32. The bound of the streamed case is that product alone, of blocks in
@@ -25,7 +26,7 @@ from pathlib import Path
 import machine
 import numpy as np
 
-from resmem_extract.compare import METRICS, rdm
+from resmem_extract.compare import METRICS, PairSample, rdm
 from resmem_extract.store import StoreWriter, open_store
 from resmem_extract.types import ActivationSpec
 
@@ -34,7 +35,7 @@ SHAPE = (512, 29, 29)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", choices=("memory", "streamed", "scaling"))
+    parser.add_argument("--only", choices=("memory", "streamed", "scaling", "sampled"))
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--features", type=int, default=100_000)
     parser.add_argument("--stored-images", type=int, default=4000)
@@ -48,7 +49,7 @@ def main() -> None:
         one_streamed(arguments.one, arguments.memory)
         return
     print(machine.one_line())
-    for part in (memory, streamed, scaling):
+    for part in (memory, streamed, scaling, sampled):
         if arguments.only in (None, part.__name__):
             part(arguments)
 
@@ -124,6 +125,19 @@ def scaling(arguments: argparse.Namespace) -> None:
         spent = in_turn({"rdm": lambda f=features: rdm(f, "correlation")}, 3)["rdm"]
         rate = n * n * 50_000 / spent / 1e9
         print(f"  {n:5} images {spent:8.2f} s   {rate:6.0f} GFLOP/s of multiplying each pair once")
+
+
+def sampled(arguments: argparse.Namespace) -> None:
+    print("\ncorrelation of a sample of pairs, 2,048 features in memory")
+    for n in (10_000, 100_000):
+        features = made(n, 2048)
+        ids = [str(k) for k in range(n)]
+        for n_pairs in (100_000, 1_000_000):
+            pairs = PairSample.draw(ids, n_pairs)
+            started = time.perf_counter()
+            pairs.dissimilarities(features, ids=ids, memory=arguments.memory)
+            spent = time.perf_counter() - started
+            print(f"  {n:7} images, {n_pairs:8} pairs {spent:8.2f} s", flush=True)
 
 
 def made(n: int, p: int, seed: int = 0) -> np.ndarray:

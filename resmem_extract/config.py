@@ -229,6 +229,17 @@ class ScoreRun(_Run, RunOptions):
         return {name: getattr(self, name) for name in RunOptions.model_fields}
 
 
+def _as_count(value: Any) -> Any:
+    """Return a whole number that is written as ``1e6``."""
+    if isinstance(value, (str, float)):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return int(number) if number.is_integer() else value
+    return value
+
+
 class RsaOptions(BaseModel):
     """How modules are compared with each other and with references."""
 
@@ -243,6 +254,8 @@ class RsaOptions(BaseModel):
     permutations: _Amount = 0
     """Orders of the images for p."""
     seed: _Amount = 0
+    pairs: Annotated[_Count, BeforeValidator(_as_count)] | None = None
+    """Compare a random sample of so many pairs of images, where all are too many."""
     memory: str | int = "2GB"
     """For the RDM of one module."""
     device: Annotated[str, BeforeValidator(_as_text)] = "cpu"

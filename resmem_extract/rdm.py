@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .errors import RequestError, counted
 
-__all__ = ["RDM", "condensed_rows", "n_from_pairs", "pair_indices"]
+__all__ = ["RDM", "condensed_places", "condensed_rows", "n_from_pairs", "pair_indices"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -217,7 +217,20 @@ def condensed_rows(rows: npt.NDArray[np.intp], n: int) -> npt.NDArray[np.intp]:
     int array, `[m * (m - 1) / 2]`
     """
     first, second = pair_indices(len(rows))
-    low = np.minimum(rows[first], rows[second])
-    high = np.maximum(rows[first], rows[second])
+    return condensed_places(rows[first], rows[second], n)
+
+
+def condensed_places(
+    first: npt.NDArray[np.intp], second: npt.NDArray[np.intp], n: int
+) -> npt.NDArray[np.intp]:
+    """Return where pairs of n images stand in their RDM, `[P]`.
+
+    Parameters
+    ----------
+    first, second : int array, `[P]`
+        Never the same image.
+    n : int
+    """
+    low, high = np.minimum(first, second), np.maximum(first, second)
     found: npt.NDArray[np.intp] = low * n - low * (low + 1) // 2 + high - low - 1
     return found

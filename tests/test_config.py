@@ -11,6 +11,8 @@ import torch
 from resmem_extract.config import (
     ExtractOptions,
     ExtractRun,
+    RsaOptions,
+    RsaRun,
     RunOptions,
     ScoreRun,
     read_config,
@@ -43,7 +45,22 @@ def test_shipped_configurations_are_what_they_say():
     assert isinstance(score, ScoreRun)
     assert (score.model, score.out) == ("resmem", Path("scores.csv"))
     assert score.options() == RunOptions().model_dump()
-    assert len(list(CONFIGS.glob("*.yaml"))) >= 3
+    rsa = read_config(CONFIGS / "resmem_rsa.yaml")
+    assert isinstance(rsa, RsaRun)
+    assert rsa.store == [str(layers.out)]
+    assert (rsa.options()["bootstrap"], rsa.pairs) == (1000, None)
+    assert len(list(CONFIGS.glob("*.yaml"))) >= 4
+
+
+@pytest.mark.parametrize(("given", "count"), [("1e6", 10**6), (2e4, 20_000), (5000, 5000)])
+def test_numbers_of_pairs_may_be_written_short(given, count):
+    assert validated(RsaOptions, {"pairs": given}, "rsa").pairs == count
+
+
+@pytest.mark.parametrize("given", ["1.5", "many", 0, -1, True, "1e999", "nan"])
+def test_what_is_no_number_of_pairs_is_refused(given):
+    with pytest.raises(RequestError, match="rsa: pairs "):
+        validated(RsaOptions, {"pairs": given}, "rsa")
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

@@ -76,6 +76,15 @@ def rsa_command(
     memory: Annotated[
         str, typer.Option("--memory", metavar="SIZE", help="For the RDM of a module: 2GB.")
     ] = "2GB",
+    pairs: Annotated[
+        str | None,
+        typer.Option(
+            "--pairs",
+            metavar="N",
+            help="Compare a random sample of pairs of images, such as 1e6, where the RDM of all "
+            "does not fit in memory; pairs.csv has standard errors.",
+        ),
+    ] = None,
     device: Annotated[
         str, typer.Option("--device", metavar="NAME", help="cpu, or cuda for large RDMs.")
     ] = "cpu",

@@ -18,6 +18,7 @@ from .permutation import (
     permutation_test,
     permutation_tests_of_pairs,
 )
+from .sampled import PairSample, SampledSimilarity, sampled_similarity
 from .similarity import Similarity, compare, noise_ceiling
 
 __all__ = [
@@ -29,7 +30,9 @@ __all__ = [
     "Ceiling",
     "Draws",
     "Kernel",
+    "PairSample",
     "Permutations",
+    "SampledSimilarity",
     "Similarity",
     "bootstrap",
     "bootstrap_pairs",
@@ -46,6 +49,7 @@ __all__ = [
     "rdms",
     "read_npz",
     "read_rsatoolbox",
+    "sampled_similarity",
     "to_rsatoolbox",
     "write_npz",
 ]

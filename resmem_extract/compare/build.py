@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -130,10 +130,7 @@ def read_once(
         check_metric(metric)
     source = _Source(rows, ids, name, precision, {"memory": memory, "device": device})
     if "correlation" in metrics and source.n_features == 1:
-        raise RequestError(
-            f"{source.name} has one unit, and patterns of one number have no correlation; "
-            "use --metric euclidean"
-        )
+        refuse_one_unit(source.name)
     forms = list(dict.fromkeys(METRICS[metric] for metric in metrics))
     if with_kernel and "plain" not in forms:
         forms.append("plain")
@@ -151,6 +148,46 @@ def read_once(
     if not with_kernel:
         return made, None
     return made, Kernel(centred(of_form["plain"].products), source.ids, source.name)
+
+
+def refuse_one_unit(name: str) -> NoReturn:
+    """Raise because patterns of one number have no correlation."""
+    raise RequestError(
+        f"{name} has one unit, and patterns of one number have no correlation; "
+        "use --metric euclidean"
+    )
+
+
+def refuse_flat(name: str, images: Sequence[str], metric: str) -> NoReturn:
+    """Raise because patterns have no direction."""
+    what = "constant" if metric == "correlation" else "zero"
+    shown = ", ".join(images[:5])
+    raise RequestError(
+        f"{name}: all activations of {counted(len(images), 'image')} are {what} "
+        f"({shown}{', ...' if len(images) > 5 else ''}), which has no {metric}; leave "
+        "these images out, or use --metric euclidean"
+    )
+
+
+def is_flat(
+    low: Any, high: Any, dtype: np.dtype[Any], but_for_offset: bool
+) -> npt.NDArray[np.bool_]:
+    """Tell of which patterns nothing is left: all zero, or constant up to rounding.
+
+    Parameters
+    ----------
+    low, high : float or array
+        Smallest and largest number of each pattern.
+    dtype : dtype
+        In which they are stored.
+    but_for_offset : bool
+        Whether the mean of a pattern counts for nothing, as in a correlation.
+    """
+    size = np.maximum(np.abs(low), np.abs(high))
+    if not but_for_offset:
+        return np.asarray(size == 0)
+    epsilon = float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
+    return np.asarray(high - low <= 4 * epsilon * size)
 
 
 class _Source:
@@ -203,13 +240,7 @@ class _Source:
         if len(faint):
             flat = [row for row in faint.tolist() if self._is_flat(row, is_correlation)]
             if flat:
-                what = "constant" if is_correlation else "zero"
-                shown = ", ".join(self._label(row) for row in flat[:5])
-                raise RequestError(
-                    f"{self.name}: all activations of {counted(len(flat), 'image')} are {what} "
-                    f"({shown}{', ...' if len(flat) > 5 else ''}), which has no {metric}; leave "
-                    "these images out, or use --metric euclidean"
-                )
+                refuse_flat(self.name, [self._label(row) for row in flat], metric)
             gram = self.grams([form], "float64")[form]
         found = dissimilarities(gram, metric)
         if self._precision == "float32" and not len(faint) and found.max() < _ALL_ALIKE:
@@ -217,13 +248,8 @@ class _Source:
         return found
 
     def _is_flat(self, row: int, but_for_offset: bool) -> bool:
-        """Tell whether a pattern is zero, or constant up to rounding."""
         pattern = np.asarray(self.rows[row : row + 1], dtype=np.float64)
-        size = float(np.abs(pattern).max())
-        if not but_for_offset:
-            return size == 0
-        epsilon = float(np.finfo(self.rows.dtype).eps) if self.rows.dtype.kind == "f" else 0.0
-        return float(np.ptp(pattern)) <= 4 * epsilon * size
+        return bool(is_flat(pattern.min(), pattern.max(), self.rows.dtype, but_for_offset))
 
     def _label(self, row: int) -> str:
         return self.ids[row] if self.ids else f"row {row}"

@@ -18,7 +18,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """Inner products of the features of all pairs of images, each feature less its mean."""
+    """Inner products of the features of all pairs of images, each feature less its mean.
+
+    Raises
+    ------
+    RequestError
+        If two ids are equal.
+    """
 
     matrix: Floats
     """`[N, N]`; rows and columns sum to zero."""
@@ -28,6 +34,12 @@ class Kernel:
     """`model:canonical path`, or the name of measured patterns."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where the numbers come from, as JSON values."""
+
+    def __post_init__(self) -> None:
+        ids = self.ids or ()
+        if len(set(ids)) < len(ids):
+            twice = next(image_id for image_id in ids if ids.count(image_id) > 1)
+            raise RequestError(f"{self.name}: the image id {twice!r} is there twice")
 
     @property
     def n_images(self) -> int:

@@ -22,7 +22,16 @@ from .kernel import Kernel
 from .permutation import false_discovery_rate, permutation_test, permutation_tests_of_pairs
 from .similarity import Side, check_sides, compare, noise_ceiling
 
-__all__ = ["Difference", "Entity", "Inference", "Row", "Table", "compare_all", "to_csv"]
+__all__ = [
+    "Difference",
+    "Entity",
+    "Inference",
+    "Row",
+    "SampledRow",
+    "Table",
+    "compare_all",
+    "to_csv",
+]
 
 _NAN = float("nan")
 
@@ -97,12 +106,28 @@ class Difference:
     p_fdr: float = _NAN
 
 
+@dataclass(frozen=True)
+class SampledRow:
+    """One line of ``pairs.csv``: how far a sample of pairs may be off."""
+
+    a: str
+    b: str
+    metric: str
+    compare: str
+    n_images: int
+    n_pairs: int
+    value: float
+    standard_error: float
+
+
 @dataclass
 class Table:
     """All comparisons, and why cells are empty."""
 
     rows: list[Row] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
+    sampled: list[SampledRow] = field(default_factory=list)
+    """Where a sample of pairs was compared."""
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str | None) -> None:
@@ -299,7 +324,10 @@ def _corrected(tested: list[_Tested]) -> list[_Tested]:
     return [replace(line, p_fdr=float(value)) for line, value in zip(tested, p, strict=True)]
 
 
-def to_csv(lines: Sequence[Row] | Sequence[Difference], kind: type[Row] | type[Difference]) -> str:
+_Line = TypeVar("_Line", Row, Difference, SampledRow)
+
+
+def to_csv(lines: Sequence[_Line], kind: type[_Line]) -> str:
     """Return a table as CSV; seven digits, and nothing in the cell of what is undefined."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -22,6 +22,8 @@ from ..store import is_rdm_file, read_rdms
 __all__ = ["Reference", "read_id_list", "read_references"]
 
 _RUN_KEY, _PRECISION_KEY = "run", "noise_precision"
+_NO_REFERENCES = (ID_KEY, SUBJECT_KEY, ABOUT_KEY, _RUN_KEY, _PRECISION_KEY)
+"""Keys that tell something of the others."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def read_references(text: str, ids: Sequence[str] | None = None) -> list[Referen
             f"{path}: expected npz, npy, mat, csv, or h5 of this package or of rsatoolbox, got "
             f"{suffix or 'no ending'}"
         )
-    found = reader(path, None if ids is None else tuple(ids))
+    found = reader(path, None if ids is None else tuple(ids), key)
     if key is not None:
         names = [reference.name for reference in found]
         if key not in names:
@@ -134,22 +136,22 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _npz(path: Path, ids: tuple[str, ...] | None) -> list[Reference]:
+def _npz(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:
     arrays = npz_arrays(path)
     if ABOUT_KEY in arrays:
         return [Reference(record.name, record) for record in read_npz(path, ids)]
-    return _of_arrays(path, arrays, ids)
+    return _of_arrays(path, arrays, ids, key)
 
 
-def _npy(path: Path, ids: tuple[str, ...] | None) -> list[Reference]:
+def _npy(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise RequestError(f"{path} cannot be read: {error}") from error
-    return _of_arrays(path, {path.stem: array}, ids)
+    return _of_arrays(path, {path.stem: array}, ids, key)
 
 
-def _mat(path: Path, ids: tuple[str, ...] | None) -> list[Reference]:
+def _mat(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:
     from scipy.io import loadmat
 
     try:
@@ -158,11 +160,18 @@ def _mat(path: Path, ids: tuple[str, ...] | None) -> list[Reference]:
         raise RequestError(f"{path} is a mat file of version 7.3; save it with -v7") from None
     except (OSError, ValueError) as error:
         raise RequestError(f"{path} cannot be read: {error}") from error
-    arrays = {key: np.asarray(value) for key, value in content.items() if not key.startswith("__")}
-    return _of_arrays(path, arrays, ids)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, value in content.items():
+        array = np.asarray(value)
+        if {"RDM", "name"} <= set(array.dtype.names or ()):  # of MATLAB's RSA toolbox
+            for record in array.ravel():
+                arrays[str(record["name"])] = np.asarray(record["RDM"], dtype=np.float64)
+        elif not name.startswith("__"):
+            arrays[name] = array
+    return _of_arrays(path, arrays, ids, key)
 
 
-def _hdf5(path: Path, _ids: tuple[str, ...] | None) -> list[Reference]:
+def _hdf5(path: Path, _ids: tuple[str, ...] | None, _key: str | None) -> list[Reference]:
     if is_rdm_file(path):
         return [Reference(record.name, record) for record in read_rdms(path)]
     if not h5py.is_hdf5(path):
@@ -178,47 +187,66 @@ def _hdf5(path: Path, _ids: tuple[str, ...] | None) -> list[Reference]:
 
 
 def _of_arrays(
-    path: Path, arrays: Mapping[str, npt.NDArray[Any]], ids: tuple[str, ...] | None
+    path: Path,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    ids: tuple[str, ...] | None,
+    chosen: str | None,
 ) -> list[Reference]:
     """Tell apart RDMs and measured patterns by their shapes."""
     if ID_KEY in arrays:
-        ids = tuple(str(value).strip() for value in np.ravel(arrays[ID_KEY]))
+        ids = tuple(_text(value) for value in np.ravel(arrays[ID_KEY]))
     if ids is None:
         raise RequestError(
             f"{path} has no {ID_KEY!r} with the ids of the images, by which everything is joined; "
             "add it, or give --reference-ids FILE, one id a line"
         )
+    own = {key: array for key, array in arrays.items() if key not in _NO_REFERENCES}
+    if chosen in own:
+        own = {chosen: own[chosen]}
+    if not own:
+        raise RequestError(f"{path} holds no reference, only {', '.join(arrays) or 'nothing'}")
     if len(set(ids)) < len(ids):
-        return _of_repeats(path, arrays, ids)
-    named = arrays.get(SUBJECT_KEY)
-    found = []
+        return _of_repeats(path, own, ids, arrays)
+    subjects = arrays.get(SUBJECT_KEY)
+    return [_one_array(path, key, array, ids, subjects) for key, array in own.items()]
+
+
+def _text(value: Any) -> str:
+    return (value.decode() if isinstance(value, bytes) else str(value)).strip()
+
+
+def _one_array(
+    path: Path, name: str, array: npt.NDArray[Any], ids: tuple[str, ...], named: Any
+) -> Reference:
     n = len(ids)
-    for key, array in arrays.items():
-        if key in (ID_KEY, SUBJECT_KEY, ABOUT_KEY):
-            continue
-        if array.dtype.kind not in "fiu" or array.ndim not in (2, 3) or array.shape[-2] != n:
-            raise RequestError(
-                f"{path}: {key} of shape {array.shape} is neither an RDM [{n}, {n}] nor patterns "
-                f"[{n}, channels] of the {n} images, nor several of them [subjects, ...]"
-            )
-        several = array.ndim == 3
-        subjects: tuple[str, ...] = ()
-        if several and named is not None and np.size(named) == len(array):
+    pairs = n * (n - 1) // 2
+    if array.shape == (n,):  # one rating an image
+        array = array[:, None]
+    condensed = array.shape[-1:] == (pairs,) and array.ndim <= 2 and array.shape != (n, pairs)
+    of_images = array.ndim in (2, 3) and array.shape[-2] == n
+    if array.dtype.kind not in "fiu" or not (condensed or of_images):
+        raise RequestError(
+            f"{path}: {name} of shape {array.shape} is neither an RDM [{n}, {n}] (or its {pairs} "
+            f"pairs) nor patterns [{n}, channels] of the {n} images, nor several of them "
+            f"[subjects, ...]; {path.name}:KEY takes one key alone"
+        )
+    subjects: tuple[str, ...] = ()
+    if array.ndim == (2 if condensed else 3):
+        subjects = tuple(str(k) for k in range(len(array)))
+        if named is not None and np.size(named) == len(array):
             subjects = tuple(str(value) for value in np.ravel(named))
-        elif several:
-            subjects = tuple(str(k) for k in range(len(array)))
-        if array.shape[-1] == n:
-            record = RDM.from_square(array, ids, name=key, subjects=subjects)
-            found.append(Reference(key, record))
-        else:
-            found.append(Reference(key, patterns=array, ids=ids, subjects=subjects))
-    if not found:
-        raise RequestError(f"{path} holds no reference, only {', '.join(arrays)}")
-    return found
+    if condensed:
+        return Reference(name, RDM(array, ids, "", name, subjects))
+    if array.shape[-1] == n:
+        return Reference(name, RDM.from_square(array, ids, name=name, subjects=subjects))
+    return Reference(name, patterns=array, ids=ids, subjects=subjects)
 
 
 def _of_repeats(
-    path: Path, arrays: Mapping[str, npt.NDArray[Any]], ids: tuple[str, ...]
+    path: Path,
+    own: Mapping[str, npt.NDArray[Any]],
+    ids: tuple[str, ...],
+    arrays: Mapping[str, npt.NDArray[Any]],
 ) -> list[Reference]:
     """Make crossvalidated RDMs of measurements that repeat images."""
     if _RUN_KEY not in arrays:
@@ -226,19 +254,15 @@ def _of_repeats(
             f"{path}: some images are there several times; a key {_RUN_KEY!r} has to tell which "
             "measurements belong together, for crossvalidated distances"
         )
-    runs = [str(value) for value in np.ravel(arrays[_RUN_KEY])]
-    own = (ID_KEY, SUBJECT_KEY, ABOUT_KEY, _RUN_KEY, _PRECISION_KEY)
+    runs = [_text(value) for value in np.ravel(arrays[_RUN_KEY])]
+    precision = arrays.get(_PRECISION_KEY)
     return [
-        Reference(
-            key,
-            crossnobis(array, ids, runs, noise_precision=arrays.get(_PRECISION_KEY), name=key),
-        )
-        for key, array in arrays.items()
-        if key not in own
+        Reference(key, crossnobis(array, ids, runs, noise_precision=precision, name=key))
+        for key, array in own.items()
     ]
 
 
-def _csv(path: Path, _ids: tuple[str, ...] | None) -> list[Reference]:
+def _csv(path: Path, _ids: tuple[str, ...] | None, _key: str | None) -> list[Reference]:
     """Read a square table with ids at its head and its side, or one line of numbers an image."""
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
@@ -246,6 +270,8 @@ def _csv(path: Path, _ids: tuple[str, ...] | None) -> list[Reference]:
             head, *lines = [line for line in csv.reader(stream, delimiter=delimiter) if line]
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise RequestError(f"{path} cannot be read as CSV: {error}") from error
+    if len(head) < 2:
+        raise RequestError(f"{path}: one column; expected columns parted by {delimiter!r}")
     ids = tuple(line[0] for line in lines)
     runs = [line.pop(1) for line in lines] if head[1:2] == [_RUN_KEY] else None
     head = head if runs is None else [head[0], *head[2:]]
@@ -259,6 +285,12 @@ def _csv(path: Path, _ids: tuple[str, ...] | None) -> list[Reference]:
         raise RequestError(f"{path}: expected {len(head) - 1} numbers in each line")
     if runs is not None:
         return [Reference(path.stem, crossnobis(numbers, ids, runs, name=path.stem))]
+    if len(set(ids)) < len(ids):
+        twice = next(image_id for image_id in ids if ids.count(image_id) > 1)
+        raise RequestError(
+            f"{path}: the image id {twice!r} is there twice; if images were measured repeatedly, "
+            f"a second column {_RUN_KEY!r} has to tell which measurements belong together"
+        )
     if tuple(head[1:]) == ids:
         return [Reference(path.stem, RDM.from_square(numbers, ids, name=path.stem))]
     return [Reference(path.stem, patterns=numbers, ids=ids)]

@@ -14,20 +14,33 @@ from typing import Any
 from ..compare import COMPARATORS, RDM, comparator
 from ..compare.build import read_once
 from ..compare.metrics import check_metric
-from ..compare.table import Difference, Entity, Inference, Row, Table, compare_all, to_csv
+from ..compare.sampled import check_sampled
+from ..compare.sampled_table import compare_all_sampled
+from ..compare.table import (
+    Difference,
+    Entity,
+    Inference,
+    Row,
+    SampledRow,
+    Table,
+    compare_all,
+    to_csv,
+)
 from ..config import RsaOptions, validated
-from ..errors import RequestError, UnknownModuleError, WorkError, given_path
+from ..errors import RequestError, UnknownModuleError, WorkError, counted, given_path
 from ..gram import memory_in_bytes
 from ..partial_files import make_folders, write_text
 from ..store import Store, open_store, write_rdms
 from ..types import Progress
 from .provenance import now
 from .references import Reference, read_id_list, read_references
+from .rsa_sampled import sampled_entities
 
 __all__ = ["RsaResult", "compare_stores"]
 
 Tell = Callable[[str], None]
-_TABLE, _DIFFERENCES, _RDMS, _RECORD = "rsa.csv", "differences.csv", "rdms.h5", "rsa.json"
+_TABLE, _RECORD = "rsa.csv", "rsa.json"
+_RDMS, _DIFFERENCES, _PAIRS = "rdms.h5", "differences.csv", "pairs.csv"
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,8 @@ def compare_stores(
     references : sequence of str or RDM
         Files, ``it.npz`` or ``it.npz:human_IT``, or RDMs.
     out : path, optional
-        A folder for ``rsa.csv``, ``rdms.h5`` and, with a bootstrap, ``differences.csv``.
+        A folder for ``rsa.csv``, ``rdms.h5`` and, with a bootstrap, ``differences.csv``; with
+        `pairs`, ``pairs.csv`` in place of ``rdms.h5``.
     also : mapping, optional
         JSON values that are kept with the result, and make a request another one if they differ.
     progress : callable, optional
@@ -103,11 +117,23 @@ def compare_stores(
         if folder is not None and (folder / _RECORD).exists() and not asked.overwrite:
             _refuse_if_other(folder, record)
             return RsaResult(Table(), (), (), {}, folder, already_complete=True)
-        made = _models(chosen, asked, progress)
-        against = [_entity(reference, asked) for reference in given]
         columns = _columns(opened[0])
-    inference = Inference(asked.bootstrap, asked.permutations, asked.seed)
-    table = compare_all(made, against, asked.metric, asked.compare, inference)
+        if asked.pairs is not None:
+            arrays = [(f"{_model(store)}:{path}", store[path]) for store, path in chosen]
+            pairs, left, right = sampled_entities(arrays, given, asked, asked.pairs, progress, tell)
+            table = compare_all_sampled(left, right, asked.metric, asked.compare, pairs)
+            made, against = ([Entity(side.name, {}) for side in own] for own in (left, right))
+        else:
+            made = _models(chosen, asked, progress)
+            against = [_entity(reference, asked) for reference in given]
+            inference = Inference(asked.bootstrap, asked.permutations, asked.seed)
+            if asked.bootstrap or asked.permutations:  # which may take minutes, in silence
+                tell(
+                    f"comparing {counted(len(made), 'module')} with "
+                    f"{counted(len(against), 'reference')} and with each other: "
+                    f"{asked.bootstrap} bootstrap samples, {asked.permutations} permutations"
+                )
+            table = compare_all(made, against, asked.metric, asked.compare, inference)
     for note in table.notes:
         tell(note)
     result = RsaResult(table, tuple(made), tuple(against), columns, folder)
@@ -121,7 +147,14 @@ def _check(asked: RsaOptions) -> None:
         check_metric(metric)
     for name in asked.compare:
         comparator(name)
+        if asked.pairs is not None:
+            check_sampled(name)
     memory_in_bytes(asked.memory)
+    if asked.pairs is not None and (asked.bootstrap or asked.permutations):
+        raise RequestError(
+            "--pairs and --bootstrap or --permutations: intervals and p need all pairs of images; "
+            "leave one out"
+        )
 
 
 def _check_comparators(asked: RsaOptions, references: Sequence[Reference]) -> None:
@@ -275,7 +308,8 @@ def _record(
 def _refuse_if_other(folder: Path, record: dict[str, Any]) -> None:
     try:
         there = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        whole = (folder / _TABLE).exists() and (folder / _RDMS).exists()
+        files = (_TABLE, _PAIRS if record["options"]["pairs"] else _RDMS)
+        whole = all((folder / name).exists() for name in files)
     except (OSError, ValueError) as error:
         raise RequestError(f"{folder / _RECORD} cannot be read: {error}") from error
     differences = [key for key in record if there.get(key) != record[key]]
@@ -292,7 +326,10 @@ def _write(result: RsaResult, folder: Path, record: dict[str, Any]) -> None:
     rdms = [rdm for entity in (*result.models, *result.references) for rdm in _distinct(entity)]
     try:
         make_folders(folder / _TABLE)
-        write_rdms(folder / _RDMS, rdms)
+        if rdms:
+            write_rdms(folder / _RDMS, rdms)
+        if result.table.sampled:
+            write_text(folder / _PAIRS, to_csv(result.table.sampled, SampledRow))
         if result.table.differences:
             text = to_csv(result.table.differences, Difference)
             write_text(folder / _DIFFERENCES, text)

@@ -80,9 +80,10 @@ def draw_all(
 
 
 def _between(references: Sequence[Entity], metric: str, method: str) -> list[Row]:
-    """Return how alike references are, where they have images in common."""
+    """Return how alike references are, where they have RDMs, and images in common."""
     rows = []
-    for a, b in itertools.combinations(references, 2):
+    known = [reference for reference in references if reference.rdms or reference.kernel]
+    for a, b in itertools.combinations(known, 2):
         try:
             found = compare(a.side(metric, method), b.side(metric, method), method)
         except RequestError:  # no images in common: the map is left out

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..compare.table import Row
+from .labels import place_labels
 from .style import COLOURS, MARKERS, SEQUENTIAL, axis_label, new_figure, plain
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ Floats = npt.NDArray[np.float64]
 
 _MOST_NUMBERS = 16
 """Modules up to which numbers are written into the cells."""
+_CELL, _STEP, _LETTER = 0.22, 0.22, 0.075
+"""Inches of a cell, of a module on an axis, and of a letter of its name."""
 
 
 def network_and_module(name: str) -> tuple[str, str]:
@@ -54,35 +57,48 @@ def draw_matrix(rows: Sequence[Row], names: Sequence[str]) -> Figure:
     """
     matrix = similarity_matrix(rows, names)
     n = len(names)
-    side = max(3.0, 0.3 * n)
-    longest = max(len(network_and_module(name)[1]) for name in names) * 0.075
-    figure = new_figure(side + longest + 1.6, side + longest + 0.6)
+    side = max(3.0, _CELL * n)
+    networks = [network_and_module(name)[0] for name in names]
+    modules = [network_and_module(name)[1] for name in names]
+    longest = max(map(len, modules)) * _LETTER
+    figure = new_figure(side + longest + 2.0, side + longest + 1.0)
     axes = figure.subplots()
     low = min(0.0, float(np.nanmin(matrix)))
     picture = axes.imshow(matrix, cmap=SEQUENTIAL, vmin=low, vmax=1, interpolation="nearest")
     plain(axes)
-    networks = [network_and_module(name)[0] for name in names]
-    several = len(set(networks)) > 1
-    labels = list(names) if several else [network_and_module(name)[1] for name in names]
-    axes.set_xticks(range(n), labels, rotation=90)
-    axes.set_yticks(range(n), labels)
+    axes.set_xticks(range(n), modules, rotation=90)
+    axes.set_yticks(range(n), modules)
     axes.tick_params(length=0)
-    axes.set_xlabel("module" if several else f"module of {networks[0]}")
-    axes.set_ylabel("module" if several else f"module of {networks[0]}")
-    for k in range(1, n):
-        if networks[k] != networks[k - 1]:
-            axes.axhline(k - 0.5, color="white", linewidth=1.5)
-            axes.axvline(k - 0.5, color="white", linewidth=1.5)
+    axes.set_xlabel("module, in the order of the store")
+    axes.set_ylabel("module, in the order of the store")
+    _mark_networks(axes, networks)
     if n <= _MOST_NUMBERS:
         for i, j in np.ndindex(n, n):
             if not math.isnan(matrix[i, j]):
                 dark = matrix[i, j] < low + 0.5 * (1 - low)
                 colour = "white" if dark else "black"
-                text = f"{matrix[i, j]:.2f}"
+                text = f"{matrix[i, j]:.2f}".replace("0.", ".", 1)
                 axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=6.5)
     bar = figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02)
     bar.set_label(_what(rows[0]))
     return figure
+
+
+def _mark_networks(axes: Axes, networks: Sequence[str]) -> None:
+    """Part networks by lines, and name them above their columns; rows are in the same order."""
+    starts = [k for k in range(len(networks)) if k == 0 or networks[k] != networks[k - 1]]
+    ends = [*starts[1:], len(networks)]
+    for start in starts[1:]:
+        axes.axhline(start - 0.5, color="white", linewidth=1.5)
+        axes.axvline(start - 0.5, color="white", linewidth=1.5)
+    middles = [(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)]
+    names = [networks[start] for start in starts]
+    above = axes.secondary_xaxis("top")
+    # Names of several networks would run into each other if they lay level.
+    slanted: dict[str, Any] = {"rotation": 30, "ha": "left"} if len(names) > 1 else {}
+    above.set_xticks(middles, names, **slanted)
+    above.tick_params(length=0, labelsize=axes.xaxis.label.get_fontsize() - 1)
+    above.spines[:].set_visible(False)
 
 
 def draw_profile(rows: Sequence[Row], reference: str) -> Figure:
@@ -98,21 +114,45 @@ def draw_profile(rows: Sequence[Row], reference: str) -> Figure:
     networks: dict[str, list[Row]] = {}
     for row in mine:
         networks.setdefault(network_and_module(row.a)[0], []).append(row)
-    longest = max(len(network_and_module(row.a)[1]) for row in mine) * 0.075
-    width = max(4.5, 0.34 * max(map(len, networks.values())) + 2.2)
-    figure = new_figure(width * (1 if len(networks) == 1 else 1.25), 3.8 + longest)
-    panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
-    for k, (axes, (network, own)) in enumerate(zip(panels, networks.items(), strict=True)):
-        _one_profile(axes, own, COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)])
-        axes.set_title(network)
-        axes.set_xlabel("module, in the order of the store")
+    longest = max(len(network_and_module(row.a)[1]) for row in mine) * _LETTER
+    # A narrow panel would let long names run into each other.
+    titles = [network.replace("/", "/\n", 1).replace("@", "\n@") for network in networks]
+    sizes = [
+        max(len(own), 3, max(map(len, title.split("\n"))) * _LETTER * 1.25 / _STEP)
+        for title, own in zip(titles, networks.values(), strict=True)
+    ]
+    figure = new_figure(max(4.5, _STEP * sum(sizes) + 1.2), 3.6 + longest)
+    panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False, width_ratios=sizes)[0]
+    floor = _floor(mine)
+    for k, (axes, own) in enumerate(zip(panels, networks.values(), strict=True)):
+        _one_profile(axes, own, floor, COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)])
+        axes.set_title(titles[k])
+    figure.supxlabel("module, in the order of the store", fontsize=panels[0].yaxis.label.get_size())
     panels[0].set_ylabel(f"similarity to {reference}\n({_what(mine[0])})")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper center", ncols=2)
+    found: dict[str, Any] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        found = dict(zip(labels, handles, strict=True)) | found
+    figure.legend(
+        list(found.values()),
+        list(found),
+        frameon=False,
+        fontsize=8,
+        loc="outside upper center",
+        ncols=4,
+    )
     return figure
 
 
-def _one_profile(axes: Axes, rows: Sequence[Row], colour: str, marker: str) -> None:
+def _floor(rows: Sequence[Row]) -> float:
+    """Return where marks of significance stand: under all that is drawn."""
+    drawn = np.array([(row.value, row.ci_low, row.ci_high, row.ceiling_high) for row in rows])
+    drawn = drawn[np.isfinite(drawn)]
+    low, high = float(drawn.min(initial=0.0)), float(drawn.max(initial=0.0))
+    return low - 0.06 * max(high - low, 1e-3)
+
+
+def _one_profile(axes: Axes, rows: Sequence[Row], floor: float, colour: str, marker: str) -> None:
     x = np.arange(len(rows))
     values, low, high = (
         np.array([getattr(row, name) for row in rows]) for name in ("value", "ci_low", "ci_high")
@@ -125,7 +165,6 @@ def _one_profile(axes: Axes, rows: Sequence[Row], colour: str, marker: str) -> N
     axes.plot(x, values, color=colour, marker=marker, markersize=4.5, linewidth=1.4, label="value")
     significant = np.array([row.p_fdr < 0.05 for row in rows])
     if significant.any():
-        floor = min(float(np.nanmin(values)), 0.0, *low[~np.isnan(low)].tolist())
         axes.plot(
             x[significant],
             np.full(significant.sum(), floor),
@@ -137,6 +176,7 @@ def _one_profile(axes: Axes, rows: Sequence[Row], colour: str, marker: str) -> N
         )
     axes.axhline(0, color="0.5", linewidth=0.8)
     axes.set_xticks(x, [network_and_module(row.a)[1] for row in rows], rotation=90)
+    axes.set_xlim(-0.6, max(len(rows), 2) - 0.4)
     plain(axes)
 
 
@@ -153,7 +193,7 @@ def draw_map(matrix: Floats, names: Sequence[str], what: str) -> Figure:
         Of the similarities.
     """
     places, share = classical_scaling(1 - matrix)
-    figure = new_figure(6.4, 5.4)
+    figure = new_figure(7.2, 5.6)
     axes = figure.subplots()
     networks: dict[str, list[int]] = {}
     for k, name in enumerate(names):
@@ -163,18 +203,18 @@ def draw_map(matrix: Floats, names: Sequence[str], what: str) -> Figure:
         x, y = places[own].T
         axes.plot(x, y, color=colour, linewidth=0.9, alpha=0.6)
         axes.plot(x, y, color=colour, marker=marker, linestyle="none", markersize=6, label=network)
-        for index in own:
-            label = network_and_module(names[index])[1] or names[index]
-            axes.annotate(
-                label, places[index], xytext=(4, 4), textcoords="offset points", fontsize=6.5
-            )
     plain(axes)
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.15)
     axes.set_xlabel(f"first axis (1 - {what})")
     axes.set_ylabel(f"second axis (1 - {what})")
     axes.set_title(f"{100 * share:.0f} % of squared distances lie in this plane")
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
+    # A reference is named in the legend. Ends of networks come first, where not all have room.
+    ends = [index for own in networks.values() for index in (own[0], own[-1]) if len(own) > 1]
+    between = [index for own in networks.values() for index in own[1:-1]]
+    order = list(dict.fromkeys(ends + between))
+    place_labels(figure, axes, places, {k: network_and_module(names[k])[1] for k in order})
     return figure
 
 

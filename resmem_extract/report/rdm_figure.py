@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_rdm", "sorted_by_group"]
 
-_SIDE = 6.0
-"""Inches of the matrix."""
-_THUMBNAIL = 0.3
+_SIDE = 4.4
+"""Inches of the matrix, about; what is around it decides."""
+_THUMBNAIL = 0.22
 """Inches."""
+_PIXELS = 64
+"""Of the longer side of a thumbnail."""
 _MOST_THUMBNAILS = 200
 
 
@@ -70,7 +72,7 @@ def draw_rdm(
     ordered, blocks = sorted_by_group(rdm.mean(), groups or {})
     ids = ordered.ids or ()
     thumbnails = _thumbnails(images, ids) if len(ids) <= _MOST_THUMBNAILS else []
-    figure = new_figure(_SIDE + 2.4, _SIDE + 1.6)
+    figure = new_figure(_SIDE + 4.0, _SIDE + 3.2)
     axes = figure.subplots()
     square = ordered.square()
     off_diagonal = ordered.dissimilarities
@@ -120,30 +122,38 @@ def _thumbnails(folder: Path | None, ids: Sequence[str]) -> list[npt.NDArray[Any
             return []
         with Image.open(path) as image:
             small = image.convert("RGB")
-            small.thumbnail((64, 64))
+            small.thumbnail((_PIXELS, _PIXELS))
             found.append(np.asarray(small))
     return found
 
 
 def _place_thumbnails(axes: Axes, pictures: Sequence[npt.NDArray[Any]]) -> float:
     """Put pictures left of rows and under columns, staggered; return the points that they take."""
-    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+    steps = max(int(np.ceil(_THUMBNAIL * len(pictures) / _SIDE)), 1)
+    # Those of the first and the last image reach beyond the matrix by half their size.
+    half = _THUMBNAIL / _SIDE / 2
+    across = steps * 2 * half
+    for upright, bounds in (
+        (True, (-across - half / 2, -half, across, 1 + 2 * half)),
+        (False, (-half, -across - half / 2, 1 + 2 * half, across)),
+    ):
+        strip = axes.inset_axes(bounds)
+        strip.imshow(_strip(pictures, steps, upright), aspect="auto", interpolation="antialiased")
+        strip.set_axis_off()
+    return (0.5 + steps) * _THUMBNAIL * 72
 
-    n = len(pictures)
-    cell = _SIDE / n
-    steps = max(int(np.ceil(_THUMBNAIL / cell)), 1)
+
+def _strip(
+    pictures: Sequence[npt.NDArray[Any]], steps: int, upright: bool
+) -> npt.NDArray[np.uint8]:
+    """Return one picture of all, in the order of rows, or of columns, the first next to them."""
+    length = round(_SIDE / _THUMBNAIL * _PIXELS)
+    along, across = length + _PIXELS, steps * _PIXELS
+    canvas = np.full((along, across, 3) if upright else (across, along, 3), 255, np.uint8)
     for k, picture in enumerate(pictures):
-        away = (0.6 + (k % steps)) * _THUMBNAIL * 72
-        zoom = 72 * _THUMBNAIL / 64
-        for place, offset in (((0, k), (-away, 0)), ((k, n - 1), (0, -away))):
-            box = AnnotationBbox(
-                OffsetImage(picture, zoom=zoom),
-                place,
-                xybox=offset,
-                xycoords="data",
-                boxcoords="offset points",
-                frameon=False,
-                pad=0,
-            )
-            axes.add_artist(box)
-    return (0.2 + steps) * _THUMBNAIL * 72
+        middle = _PIXELS / 2 + (k + 0.5) / len(pictures) * length
+        near = (k % steps + 0.5) * _PIXELS
+        y, x = (middle, across - near) if upright else (near, middle)
+        top, left = round(y - picture.shape[0] / 2), round(x - picture.shape[1] / 2)
+        canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return canvas

@@ -218,6 +218,12 @@ def test_unknown_metric_is_refused(rng):
         rdm(rng.random((5, 30)), "corelation")
 
 
+def test_no_image_is_there_twice(rng):
+    for make in (rdm, kernel):
+        with pytest.raises(RequestError, match="the image id 'b' is there twice"):
+            make(rng.random((4, 9)), ids=["a", "b", "b", "c"])
+
+
 def test_ids_have_to_fit(rng):
     with pytest.raises(RequestError, match="features: 4 ids for 5 images"):
         rdm(rng.random((5, 30)), ids=IDS[:4])

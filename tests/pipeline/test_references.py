@@ -65,6 +65,44 @@ def test_patterns_of_several_subjects(patterns, tmp_path):
     assert reference.kernel("1GB") is None
 
 
+def test_upper_triangles_and_one_rating_an_image(square, tmp_path):
+    triangle = squareform(square)
+    arrays = {"one": triangle, "two": np.stack([triangle, 2 * triangle]), "rating": square[0]}
+    np.savez(tmp_path / "r.npz", **arrays, image_id=IDS, subject=["x", "y"])
+    one, two, rating = read_references(str(tmp_path / "r.npz"))
+    np.testing.assert_allclose(one.rdm.square(), square)
+    np.testing.assert_allclose(two.rdm.square()[1], 2 * square)
+    assert two.rdm.subjects == ("x", "y")
+    made = rating.rdm_of("euclidean", "1GB").square()
+    np.testing.assert_allclose(made, np.abs(square[0] - square[0][:, None]))
+    with pytest.raises(RequestError, match="rating has one unit"):
+        rating.rdm_of("correlation", "1GB")
+
+
+def test_other_keys_do_not_stand_in_the_way(patterns, tmp_path):
+    arrays = {"V1": patterns, "image_id": np.array(IDS, dtype="S"), "run": [1] * 5}
+    np.savez(tmp_path / "v.npz", **arrays)
+    assert only(tmp_path / "v.npz").ids == IDS
+    np.savez(tmp_path / "v.npz", **arrays, notes="of 2008")
+    assert only(f"{tmp_path / 'v.npz'}:V1").ids == IDS
+    with pytest.raises(RequestError, match=r"notes of shape \(\) .* v.npz:KEY takes one key alone"):
+        only(tmp_path / "v.npz")
+    np.savez(tmp_path / "v.npz", image_id=IDS)
+    with pytest.raises(RequestError, match="holds no reference, only image_id"):
+        only(tmp_path / "v.npz")
+
+
+def test_rdms_of_the_matlab_toolbox(square, tmp_path):
+    records = np.zeros(2, dtype=[("RDM", object), ("name", object), ("color", object)])
+    for k, record in enumerate(records):
+        record["RDM"], record["name"] = (k + 1) * squareform(square), f"hIT | S{k}"
+        record["color"] = np.zeros(3)
+    scipy.io.savemat(tmp_path / "r.mat", {"RDMs": records})
+    first, second = read_references(str(tmp_path / "r.mat"), IDS)
+    assert (first.name, second.name) == ("hIT | S0", "hIT | S1")
+    np.testing.assert_allclose(second.rdm.square(), 2 * square)
+
+
 def test_npy_needs_ids(square, tmp_path):
     np.save(tmp_path / "it.npy", square)
     with pytest.raises(RequestError, match="give --reference-ids FILE"):
@@ -142,6 +180,8 @@ def test_repeated_measurements_are_crossvalidated(rng, tmp_path):
         ("it.h5", b"1", "is not an HDF5 file"),
         ("it.csv", b"image_id,x\na,one\n", "expected a head line, then an id and numbers"),
         ("it.csv", b"image_id,x,y\na,1\n", "expected 2 numbers in each line"),
+        ("it.csv", b"image_id;x\na;1\n", "one column; expected columns parted by ','"),
+        ("it.csv", b"image_id,x\na,1\na,2\n", "'a' is there twice; if images were measured"),
         ("it.csv", b"", "cannot be read as CSV"),
         ("it.csv", b"image_id,x\n\xff,1\n", "cannot be read as CSV"),
     ],

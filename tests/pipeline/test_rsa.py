@@ -88,7 +88,11 @@ def test_a_folder_with_the_table_the_rdms_and_what_they_are_of(store, reference,
     )
     record = json.loads((out / "rsa.json").read_text())
     assert record["modules"] == ["net:conv1", "net:fc"]
-    assert record["notes"] == told == result.table.notes
+    assert record["notes"] == told[1:] == result.table.notes
+    assert told[0] == (
+        "comparing 2 modules with 1 reference and with each other: 20 bootstrap samples, "
+        "20 permutations"
+    )
     assert [entity.name for entity in result.models] == ["net:conv1", "net:fc"]
     assert result.columns["label"]["01.png"] == "b"
 
@@ -193,3 +197,44 @@ def test_resmem_and_human_it(kriegeskorte92, tmp_path):
         assert row.n_images == 92
     of_subjects = found["resmem:features.avgpool", "human_IT_subjects", "spearman"]
     assert 0 < of_subjects.value < of_subjects.ceiling_low < of_subjects.ceiling_high
+
+
+@pytest.fixture
+def many(tmp_path, rng) -> Path:
+    """A store and a reference of 130 images, ten of them in one alone."""
+    spec = ActivationSpec("fc", "fc", (20,), ("image", "unit"))
+    ids = [f"{k:03d}.png" for k in range(125)]
+    values = rng.random((125, 20), dtype=np.float32)
+    with StoreWriter(tmp_path / "many.h5", [spec], 125) as writer:
+        writer.append(ids, [f"{k:064x}" for k in range(125)], {"fc": values})
+        writer.finish(provenance={"model": "net"})
+    it = values[None, 5:] + rng.random((3, 120, 20))
+    it = np.concatenate([it, rng.random((3, 5, 20))], axis=1)
+    np.savez(tmp_path / "it.npz", IT=it, image_id=[*ids[5:], *"abcde"])
+    return tmp_path / "many.h5"
+
+
+def test_a_sample_of_pairs_is_near_all_pairs(many, tmp_path):
+    told: list[str] = []
+    asked = {"references": [str(tmp_path / "it.npz")], "metric": ["correlation", "euclidean"]}
+    result = rx.compare_stores([many], **asked, pairs=5000, out=tmp_path / "o", tell=told.append)
+    whole = rx.compare_stores([many], **asked)
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
+        "pairs.csv",
+        "rsa.csv",
+        "rsa.json",
+    ]
+    with (tmp_path / "o" / "pairs.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    for line, row, all_of_it in zip(lines, result.table.rows, whole.table.rows, strict=True):
+        assert (line["a"], line["b"], line["metric"]) == (row.a, row.b, all_of_it.metric)
+        assert (line["n_images"], line["n_pairs"]) == ("120", "5000")
+        assert abs(row.value - all_of_it.value) < 4 * float(line["standard_error"])
+        assert row.ceiling_low == pytest.approx(all_of_it.ceiling_low, abs=0.05)
+    assert "net:fc has 125 images, IT has 125: compared on the 120 that both have" in told
+    again = rx.compare_stores([many], **asked, pairs=5000, out=tmp_path / "o")
+    assert again.already_complete
+    with pytest.raises(RequestError, match="--pairs and --bootstrap or --permutations"):
+        rx.compare_stores([many], **asked, pairs=5000, bootstrap=10)
+    with pytest.raises(RequestError, match="cka needs all pairs of images"):
+        rx.compare_stores([many], pairs=5000, compare="cka")

@@ -58,7 +58,7 @@ def test_images_of_a_group_stand_together(models):
 
 def test_the_picture_of_an_rdm_holds_its_numbers(models, tmp_path):
     for k, image_id in enumerate(IDS):
-        Image.new("RGB", (30, 20), (k, 0, 0)).save(tmp_path / image_id)
+        Image.new("RGB", (30, 20), (k + 1, 0, 0)).save(tmp_path / image_id)
     rdm = models[0].rdms["correlation"]
     figure = draw_rdm(rdm, groups=GROUPS, images=tmp_path)
     axes, bar = figure.axes
@@ -67,9 +67,16 @@ def test_the_picture_of_an_rdm_holds_its_numbers(models, tmp_path):
     assert [label.get_text() for label in axes.get_xticklabels()] == ["place", "face"]
     assert bar.get_ylabel() == "correlation distance (1 - r)"
     assert axes.get_xlabel() == "images (n = 12), in the same order on both axes"
-    assert len(axes.artists) == 24
+    order = [
+        int(image_id.partition(".")[0]) + 1 for image_id in sorted_by_group(rdm, GROUPS)[0].ids
+    ]
+    left, below = (strip.images[0].get_array() for strip in axes.child_axes)
+    # Reds of the pictures, from top to bottom and from left to right.
+    for reds in (left[..., 0], below[..., 0].T):
+        seen = [value for value in dict.fromkeys(reds.ravel().tolist()) if value < 255]
+        assert seen == order
     (tmp_path / IDS[3]).unlink()
-    assert len(draw_rdm(rdm, images=tmp_path).axes[0].artists) == 0
+    assert not draw_rdm(rdm, images=tmp_path).axes[0].child_axes
 
 
 def test_the_matrix_and_the_profile_hold_the_values(models, reference):
@@ -81,13 +88,22 @@ def test_the_matrix_and_the_profile_hold_the_values(models, reference):
     values = {(row.a, row.b): row for row in table.rows}
     shown = axes.images[0].get_array()
     assert shown[0, 2] == shown[2, 0] == values["net:a", "other:a"].value
-    assert [label.get_text() for label in axes.get_yticklabels()] == names
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "a"]
+    (above,) = axes.child_axes
+    assert [label.get_text() for label in above.get_xticklabels()] == ["net", "other"]
+    np.testing.assert_array_equal(above.get_xticks(), [0.5, 2])
     panels = draw_profile(table.rows, "IT").axes
     assert [panel.get_title() for panel in panels] == ["net", "other"]
     lines = {line.get_label(): line for line in panels[0].lines}
     expected = [values[name, "IT"].value for name in names[:2]]
     np.testing.assert_array_equal(lines["value"].get_ydata(), expected)
     assert "Spearman" in panels[0].get_ylabel()
+
+
+def test_a_reference_like_which_nothing_can_be_is_drawn_empty():
+    rows = [Row(f"net:{k}", "flat", "correlation", "spearman", 9, float("nan")) for k in "ab"]
+    axes = draw_profile(rows, "flat").axes[0]
+    assert np.isnan(axes.lines[0].get_ydata()).all()
 
 
 def test_scaling_finds_points_that_lie_in_a_plane(rng):
@@ -97,6 +113,23 @@ def test_scaling_finds_points_that_lie_in_a_plane(rng):
     assert share == pytest.approx(1)
     axes = draw_map(1 - squareform(pdist(points)), [f"net:{k}" for k in range(7)], "x").axes[0]
     np.testing.assert_allclose(np.array(axes.lines[0].get_xydata()), found)
+
+
+def test_names_of_points_lie_on_nothing(rng):
+    """Boxes as the renderer has them, which are not those that places were chosen by."""
+    points = np.concatenate([0.05 * rng.standard_normal((25, 2)), rng.standard_normal((6, 2))])
+    names = [f"net:features.layer3.{k}" for k in range(len(points))]
+    figure = draw_map(1 - squareform(pdist(points)), names, "x")
+    axes = figure.axes[0]
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert 5 < len(boxes) < len(points)
+    shown = {text.get_text() for text in axes.texts}
+    assert {"features.layer3.0", "features.layer3.30"} <= shown
+    for k, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[k + 1 :])
+        assert axes.get_window_extent().contains(*box.min)
+        assert axes.get_window_extent().contains(*box.max)
 
 
 def test_missing_similarities_stay_empty():

@@ -1,0 +1,143 @@
+"""`rsa`: the files it writes, what it prints, `run` with the same from a file, wrong requests."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import draw, names
+
+from resmem_extract.store import StoreWriter, read_rdms
+from resmem_extract.types import ActivationSpec
+
+N = 10
+IDS = [f"{k:02d}.png" for k in range(N)]
+
+
+def write_store(path: Path, model: str, seed: int, constant: int | None = None) -> Path:
+    rng = np.random.default_rng(seed)
+    specs = [
+        ActivationSpec("conv1", "conv1", (4, 5, 5), ("image", "channel", "height", "width")),
+        ActivationSpec("output", "output", (1,), ("image", "unit")),
+    ]
+    arrays = {s.path: rng.random((N, *s.shape), dtype=np.float32) for s in specs}
+    if constant is not None:
+        arrays["conv1"][constant] = 0.5
+    with StoreWriter(path, specs, N) as writer:
+        writer.append(IDS, [f"{k:064x}" for k in range(N)], arrays)
+        writer.finish({"label": ["cat", "dog"] * (N // 2)}, provenance={"model": model})
+    return path
+
+
+@pytest.fixture
+def stores(tmp_path) -> list[Path]:
+    return [write_store(tmp_path / f"{name}.h5", name, k) for k, name in enumerate("AB")]
+
+
+@pytest.fixture
+def reference(tmp_path, rng) -> Path:
+    patterns = rng.random((3, N - 2, 15))
+    np.savez(tmp_path / "human.npz", human_IT=patterns, image_id=IDS[2:])
+    return tmp_path / "human.npz"
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "rsa.csv").read_text().splitlines()))
+
+
+FIGURES = [
+    *("map_spearman_correlation", "matrix_spearman_correlation"),
+    *("profile_human_IT_spearman_correlation",),
+    *("rdm_A_conv1_correlation", "rdm_B_conv1_correlation", "rdm_human_IT_correlation"),
+]
+
+
+def test_the_command_of_the_manual(stores, reference, call, tmp_path):
+    for k, image_id in enumerate(IDS):
+        draw(tmp_path / "photos" / image_id, k)
+    out = tmp_path / "out"
+    asked = (
+        *("rsa", *stores, "--module", "conv1", "--reference", reference),
+        *("--metric", "correlation", "--compare", "spearman", "--bootstrap", 50, "--out", out),
+        *("--figures", "png", "--figures", "svg", "--figures", "pdf"),
+        *("--images", tmp_path / "photos", "--group", "label"),
+    )
+    done = call(*asked)
+    assert done.code == 0, done.err
+    assert "A:conv1 has 10 images, human_IT has 8: compared on the 8 that both have" in done.err
+    assert "human_IT" in done.out and f"{out / 'rsa.csv'}: 3 comparisons" in done.out
+    figures = [f"{stem}.{ending}" for stem in FIGURES for ending in ("png", "svg", "pdf")]
+    assert names(out) == sorted(["differences.csv", "rdms.h5", "rsa.csv", "rsa.json", *figures])
+    rows = rows_of(out)
+    assert [(r["a"], r["b"], r["n_images"]) for r in rows] == [
+        ("A:conv1", "human_IT", "8"),
+        ("B:conv1", "human_IT", "8"),
+        ("A:conv1", "B:conv1", "10"),
+    ]
+    assert all(float(r["ci_low"]) < float(r["value"]) < float(r["ci_high"]) for r in rows)
+    assert {record.name for record in read_rdms(out / "rdms.h5")} == {
+        *("A:conv1", "B:conv1", "human_IT"),
+    }
+    again = call(*asked, "--json")
+    assert (again.code, json.loads(again.out)["already_complete"]) == (0, True)
+    other = call(*asked, "--permutations", 20)
+    assert other.code == 2 and "--overwrite" in other.err
+    assert rows_of(out) == rows
+
+
+def test_run_does_the_same_from_a_file(stores, reference, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rsa.yaml").write_text(
+        "command: rsa\nstore: [A.h5, B.h5]\nmodule: conv1\nreference: human.npz\n"
+        "bootstrap: 30\nout: from_file\nfigures: []\n"
+    )
+    assert call("run", "rsa.yaml", "-q").code == 0
+    asked = ("--module", "conv1", "--reference", "human.npz", "--bootstrap", 30)
+    done = call("rsa", "A.h5", "B.h5", *asked, "--figures", "none", "--out", "typed", "--json")
+    assert done.code == 0, done.err
+    assert rows_of(tmp_path / "from_file") == rows_of(tmp_path / "typed")
+    printed = json.loads(done.out)
+    assert [row["a"] for row in printed] == [r["a"] for r in rows_of(tmp_path / "typed")]
+    assert printed[0]["p"] is None
+    (tmp_path / "rsa.yaml").write_text("command: rsa\nstore: A.h5\nout: x\nbootstrp: 3\n")
+    done = call("run", "rsa.yaml")
+    assert done.code == 2 and "did you mean bootstrap?" in done.err
+
+
+def test_wrong_requests_end_with_2_and_write_nothing(stores, reference, call, tmp_path):
+    np.savez(tmp_path / "bare.npz", IT=np.zeros((N, N)))
+    np.savez(tmp_path / "few.npz", IT=np.ones((2, 2)) - np.eye(2), image_id=IDS[:2])
+    holes = np.ones((N, N)) - np.eye(N)
+    holes[1, 2] = holes[2, 1] = np.nan
+    np.savez(tmp_path / "holes.npz", IT=holes, image_id=IDS)
+    np.savez(tmp_path / "elsewhere.npz", IT=holes, image_id=[f"x/{i}" for i in IDS])
+    np.savez(tmp_path / "other.npz", IT=np.ones((N, N)) - np.eye(N), image_id=list("abcdefghij"))
+    write_store(tmp_path / "flat.h5", "flat", 0, constant=3)
+    a = stores[0]
+    for asked, message in (
+        ((a, "--reference", tmp_path / "bare.npz"), "has no 'image_id' with the ids"),
+        ((a, "--reference", tmp_path / "few.npz"), "have 2 images in common"),
+        ((a, "--reference", tmp_path / "holes.npz"), "no finite dissimilarity of 01.png and 02"),
+        ((a, "--reference", tmp_path / "other.npz"), "extract with --id stem"),
+        ((a, "--reference", reference, "--compare", "cka"), "cka compares features"),
+        ((a, "--reference", a), "a feature store is given as STORE"),
+        ((a, "--reference", f"{reference}:human"), "has no reference 'human'"),
+        ((tmp_path / "flat.h5",), "flat:conv1: all activations of 1 image are constant (03.png)"),
+        ((a, "--module", "output"), "A:output has one unit"),
+        ((a, "--module", "cnov1"), "did you mean conv1"),
+        ((reference,), "is not"),
+        ((a, "--metric", "corelation"), "did you mean correlation"),
+        ((a, "--group", "labels"), "they have label"),
+        ((a, "--pairs", "many"), "--pairs 'many'"),
+        ((a, "--pairs", "1e6", "--metric", "euclidean"), "10 images have 45; leave --pairs out"),
+        ((a, "--figures", "jpeg"), "--figures"),
+    ):
+        if "--module" not in asked:
+            asked = (*asked, "--module", "conv1")
+        done = call("rsa", *asked, "--out", tmp_path / "o")
+        assert done.code == 2, (asked, done)
+        assert message in " ".join(done.err.split()), (asked, done.err)
+        assert not (tmp_path / "o").exists()
