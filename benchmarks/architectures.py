@@ -62,7 +62,7 @@ def families(source: str) -> dict[str, list[str]]:
 _SMALL = ("test", "atto", "femto", "pico", "nano", "micro", "mini", "tiny", "xxs", "xs", "small",
           "_s", "18", "_t", "b0", "050", "0")  # fmt: skip
 _CANDIDATES = 6
-_LARGEST = 150e6
+_LARGEST = 500e6
 """Parameters; families without a smaller member are listed as not run."""
 
 

@@ -1,7 +1,7 @@
 """The pruned graph equals the full network over a dozen architectures.
 
-`benchmarks/architectures.py` does so over all of torchvision and timm, and docs/models.md has what
-it found.
+`benchmarks/architectures.py` does so over all of torchvision and timm; what it found is in
+docs/architectures.md.
 """
 
 from __future__ import annotations

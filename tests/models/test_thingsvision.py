@@ -51,6 +51,7 @@ class _Thingsvision(SourceConformance):
         return extractor.forward(inputs)
 
 
+@pytest.mark.slow
 class TestTorchvision(_Thingsvision):
     name = "thingsvision/torchvision/squeezenet1_1@random"
     modules = ("features.0", "features.6.expand3x3", "classifier")
@@ -66,6 +67,7 @@ class TestCornet(_Thingsvision):
     modules = ("V1.conv", "V2", "IT")
 
 
+@pytest.mark.slow
 class TestSelfSupervised(_Thingsvision):
     name = "thingsvision/ssl/barlowtwins-rn50@random"
     modules = ("conv1", "layer2.0.conv2", "avgpool")
@@ -76,6 +78,7 @@ class TestSelfSupervised(_Thingsvision):
         return _as_extractor(network.eval())
 
 
+@pytest.mark.slow
 class TestEcoset(_Thingsvision):
     name = "thingsvision/custom/Alexnet_ecoset@random"
     modules = ("features.0", "features.8", "classifier.4")
@@ -90,6 +93,7 @@ def _as_extractor(network: nn.Module):
     return get_extractor_from_model(network, device="cpu", backend="pt")
 
 
+@pytest.mark.slow
 class TestKeras(_Thingsvision):
     name = "thingsvision/keras/MobileNet@random"
     modules = ("conv1", "conv_pw_6_relu", "global_average_pooling2d")
@@ -208,6 +212,7 @@ def test_weights_of_another_network(tmp_path) -> None:
         load("custom/Alexnet_ecoset", file)
 
 
+@pytest.mark.slow
 def test_weights_of_keras(tmp_path) -> None:
     source = stock("keras", "MobileNet").model
     source.save_weights(tmp_path / "w.weights.h5")
