@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import signal
 import sys
 import time
 import warnings
@@ -62,6 +63,8 @@ def families(source: str) -> dict[str, list[str]]:
 _SMALL = ("test", "atto", "femto", "pico", "nano", "micro", "mini", "tiny", "xxs", "xs", "small",
           "_s", "18", "_t", "b0", "050", "0")  # fmt: skip
 _CANDIDATES = 6
+_PATIENCE = 150
+"""Seconds for one family."""
 _LARGEST = 500e6
 """Parameters; families without a smaller member are listed as not run."""
 
@@ -130,15 +133,26 @@ def check(member: rx.Model) -> tuple[str, float, float]:
 def row(family: str, names: list[str]) -> Row:
     """Return what became of one family, whatever that is."""
     name = ""
+    signal.alarm(_PATIENCE)
     try:
         member = small_member(names)
         name = member.name
         engine, worst, seconds = check(member)
-    except Exception as error:  # a table is wanted, whatever one network does
+    except (Exception, OutOfTime) as error:  # a table is wanted, whatever one network does
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         return Row(family, name, "not run", line[:100])
+    finally:
+        signal.alarm(0)
     print(f"{name}: {engine}, {worst:.1e}, {seconds:.0f} s", flush=True, file=sys.stderr)
     return Row(family, name, engine, f"{worst:.1e}")
+
+
+class OutOfTime(BaseException):
+    """No library's `except Exception` is to hold this up."""
+
+
+def give_up(*_: object) -> None:
+    raise OutOfTime(f"not done in {_PATIENCE} s on two busy cores")
 
 
 def read(path: Path | None) -> list[Row]:
@@ -162,6 +176,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin none after these")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    signal.signal(signal.SIGALRM, give_up)
     started = time.perf_counter()
     known = read(options.rows)
     done = {known_row.family for known_row in known}
