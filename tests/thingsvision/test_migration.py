@@ -160,16 +160,17 @@ def test_save_features(ours, tmp_path) -> None:
     with rx.open_store(ours) as store:
         features = store[LATE][:]
     for form in ("npy", "pt", "txt", "mat"):
-        rx.export_store(ours, tmp_path / "ours", format=form, modules=LATE)
+        rx.export_store(ours, tmp_path / form, format=form, modules=LATE)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that an array becomes a tensor
             save_features(features, out_path=str(tmp_path / "theirs"), file_format=form)
-    a, b = tmp_path / "ours" / f"f.{LATE}", tmp_path / "theirs" / "features"
-    assert np.array_equal(np.load(f"{a}.npy"), np.load(f"{b}.npy"))
-    assert torch.equal(torch.load(f"{a}.pt"), torch.load(f"{b}.pt"))
-    assert deviation(np.loadtxt(f"{a}.txt"), np.loadtxt(f"{b}.txt")) <= 1e-6
-    with h5py.File(f"{a}.mat") as file:  # MATLAB 7.3, transposed as MATLAB has it
-        assert np.array_equal(file["activations"][:].T, loadmat(f"{b}.mat")["features"])
+    a = {form: tmp_path / form / f"f.{LATE}.{form}" for form in ("npy", "pt", "txt", "mat")}
+    b = {form: tmp_path / "theirs" / f"features.{form}" for form in a}
+    assert np.array_equal(np.load(a["npy"]), np.load(b["npy"]))
+    assert torch.equal(torch.load(a["pt"]), torch.load(b["pt"]))
+    assert deviation(np.loadtxt(a["txt"]), np.loadtxt(b["txt"])) <= 1e-6
+    with h5py.File(a["mat"]) as file:  # MATLAB 7.3, transposed as MATLAB has it
+        assert np.array_equal(file["activations"][:].T, loadmat(b["mat"])["features"])
 
 
 def test_centre_and_normalise(many, tmp_path) -> None:

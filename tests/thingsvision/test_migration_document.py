@@ -61,9 +61,8 @@ def test_networks_exist() -> None:
             model = load_model(name, structure_only=True)
         except MissingExtraError:
             continue
-        assert model.weights_tag == {"clip/ViT-L-14-quickgelu": "openai"}.get(
-            name, model.weights_tag
-        )
+        if name.startswith("clip/"):
+            assert model.weights_tag == "openai"
 
 
 @pytest.mark.filterwarnings("ignore")
