@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -22,21 +21,6 @@ def equals() -> list[str]:
     rows = [line for line in DOCUMENT.splitlines() if line.startswith("| ")]
     cells = [row.strip("| ").split(" | ")[-1] for row in rows]
     return [code for cell in cells for code in re.findall(r"`([^`]+)`", cell)]
-
-
-def test_commands_have_these_options() -> None:
-    import typer
-
-    from resmem_extract.cli import app
-
-    group = typer.main.get_command(app)
-    commands = [shlex.split(code) for code in equals() if code.startswith("resmem-extract ")]
-    assert {words[1] for words in commands} == {"extract", "export", "modules", "rsa"}
-    for words in commands:
-        group.commands[words[1]].make_context(words[1], words[2:])  # refuses unknown options
-    options = {name for p in group.commands["extract"].params for name in p.opts}
-    given = {word for code in equals() for word in code.split() if re.match(r"--\w", word)}
-    assert given - {"--format"} <= options | {"--out"}
 
 
 def test_functions_and_methods_exist() -> None:
