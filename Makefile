@@ -19,7 +19,7 @@ TV_BIN := $(TV_VENV)/bin
 TV_TESTS := $(addprefix tests/,thingsvision test_module_path.py test_path_grammar.py \
 	$(addprefix store/test_,reader.py writer.py selection.py) \
 	$(addprefix capture/test_,dry_run.py engine.py fused.py graph.py hooks.py) \
-	models/test_resmem.py pipeline/test_score.py)
+	$(addprefix models/test_,resmem.py thingsvision.py) pipeline/test_score.py)
 # Their packages warn of much that is not ours to mend. A file stays in one process: TensorFlow is slow to import.
 TV_PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(TV_BIN)/python -m pytest --override-ini filterwarnings=default \
 	--numprocesses auto --dist loadfile

@@ -186,6 +186,10 @@ class ExtractRun(_Run, ExtractOptions):
     """Have a cluster of machines work on it."""
     cluster_workers: _Count | None = None
     """Processes on the cluster; by default one for each GPU, or for each machine."""
+    class_probabilities: _GivenPath | None = None
+    """A .csv or .json to write: the most probable classes of each image, from `output`."""
+    top: _Count = 5
+    """How many of them."""
 
     def options(self) -> dict[str, Any]:
         """Return the fields of `ExtractOptions`."""

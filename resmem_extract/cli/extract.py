@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import RequestError, counted
+from .classify import TopOption
 from .options import (
     FLAG,
     BatchSizeOption,
@@ -92,6 +94,17 @@ def extract_command(
             "--flatten", metavar=FLAG, help="One vector an image.", rich_help_panel=_STORE
         ),
     ] = False,
+    class_probabilities: Annotated[
+        str | None,
+        typer.Option(
+            "--class-probabilities",
+            metavar="FILE",
+            help="Also write the most probable classes of each image, named, from --module output: "
+            "a .csv or .json.",
+            rich_help_panel=_STORE,
+        ),
+    ] = None,
+    top: TopOption = 5,
     compression: Annotated[
         str,
         typer.Option(
@@ -142,8 +155,10 @@ def extract_command(
 
 def run_extract(run: ExtractRun, *, as_json: bool, quiet: bool) -> None:
     """Do what a validated run asks, and print the summary."""
-    from ..pipeline import extract, extract_many
+    from ..pipeline import classify, extract, extract_many
 
+    if run.class_probabilities is not None:
+        _check_classes(run, run.class_probabilities)
     if run.weights is None and run.pretrained:
         fetch_missing(run.model, quiet)
     with progress_bar("extracting", f"loading {', '.join(run.model)}", quiet) as progress:
@@ -156,12 +171,30 @@ def run_extract(run: ExtractRun, *, as_json: bool, quiet: bool) -> None:
                 summaries = extract_many(run.model, run.module, run.images, **shared)
             else:
                 summaries = [extract(run.model[0], run.module, run.images, **shared)]
+    if run.class_probabilities is not None and not summaries[0].missing:
+        classify(run.out, top=run.top, out=run.class_probabilities, overwrite=run.overwrite)
     if as_json:
         described = [_as_json(summary) for summary in summaries]
         print_json(described if len(run.model) > 1 else described[0])
     elif not quiet:
         for summary in summaries:
             _print(summary)
+
+
+def _check_classes(run: ExtractRun, table: Path) -> None:
+    """Refuse what class probabilities cannot be had of, before anything is computed."""
+    from ..pipeline.classify import FORMATS
+    from ..pipeline.table_file import table_path
+
+    table_path(table, FORMATS)
+    if len(run.model) > 1:
+        raise RequestError("--class-probabilities is of one network; give --model once")
+    if "output" not in run.module:
+        raise RequestError(
+            "--class-probabilities needs what the network returns; add --module output"
+        )
+    if table.exists() and not run.out.exists() and not run.overwrite:
+        raise RequestError(f"{table} exists; use --overwrite to replace it, or another name")
 
 
 def _extract_on_cluster(run: ExtractRun, shared: dict[str, Any]) -> list[ExtractSummary]:

@@ -37,6 +37,8 @@ class ModelEntry:
     """Tags of checkpoints that it must not be filled with, and why, as the end of a message."""
     needs_trust: bool = False
     """Whether loading runs code that is downloaded, which users have to allow."""
+    fetches: bool = False
+    """Whether the source's own library fetches the weights, from where no record tells."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Source(Protocol):
 
     Implementations import their library inside the methods or at the top of their own file, which
     the registry imports only when the source is used. They never print, never choose a seed (the
-    registry has set one) and never download: `Wanted.file` is there when `load` is called.
+    registry has set one) and never download, but for entries that say so (`needs_trust` or
+    `fetches`): `Wanted.file` is there when `load` is called.
     """
 
     def entries(self) -> Sequence[ModelEntry]:

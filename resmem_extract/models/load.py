@@ -172,7 +172,9 @@ def _tag(parsed: ModelName, entry: ModelEntry) -> str:
 
 def _refuse_without_weights(choice: _Choice, weights: object) -> None:
     entry = choice.entry
-    if entry.weights or weights is not None or entry.needs_trust or entry.source == "custom":
+    if entry.weights or weights is not None or entry.source == "custom":
+        return
+    if entry.needs_trust or entry.fetches:
         return
     instead = f"use {entry.name}@{RANDOM}, or --weights FILE"
     if entry.refused:

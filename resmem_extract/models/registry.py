@@ -81,6 +81,14 @@ _OURS = (
         packages=("torchvision", "timm"),
         extra="timm",
     ),
+    SourceEntry(
+        name="thingsvision",
+        loader="resmem_extract.models.thingsvision:SOURCE",
+        description="networks of thingsvision's extractors, by its own sources and names",
+        packages=("thingsvision", "torchvision", "timm", "open_clip_torch", "tensorflow"),
+        extra="thingsvision",
+        docs="https://vicco-group.github.io/thingsvision/AvailableModels.html",
+    ),
 )
 
 _sources: dict[str, SourceEntry] = {}

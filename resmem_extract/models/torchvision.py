@@ -21,7 +21,7 @@ from .checkpoint import make
 from .entries import ModelEntry, Parts, Source, Wanted
 from .preprocessing import Callback, ResizeAndCrop
 
-__all__ = ["SOURCE"]
+__all__ = ["SOURCE", "weights_preprocessing"]
 
 _WITH_AUXILIARIES = ("googlenet", "inception_v3")
 """Trained with classifiers beside the last one, on input that they scale themselves."""
@@ -42,7 +42,7 @@ class _Source:
         network: nn.Module = make(partial(_build, name, weights, wanted.init == "random"), wanted)
         if name == "googlenet":  # what it was trained with is left out when it is used
             network.aux_logits, network.aux1, network.aux2 = False, None, None  # type: ignore[assignment]
-        return Parts(network, _preprocessing(weights))
+        return Parts(network, weights_preprocessing(weights))
 
 
 SOURCE: Source = _Source()
@@ -89,7 +89,7 @@ def _build(name: str, weights: Any, initialise: bool) -> nn.Module:
     return built
 
 
-def _preprocessing(weights: Any) -> Preprocessing:
+def weights_preprocessing(weights: Any) -> Preprocessing:
     """Return the transform of the weights.
 
     Networks for segmentation keep the shape of a photograph, and activations of photographs of

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import MissingExtraError, RequestError, nearest
+from ..errors import RequestError, nearest
 from ..models import SOURCES, list_models, load_model
+from ..models.thingsvision import import_helpers
 from ..types import Preprocessing
 
 if TYPE_CHECKING:
@@ -44,13 +45,7 @@ def register() -> tuple[str, ...]:
     MissingExtraError
         If thingsvision is not installed, or cannot be imported.
     """
-    try:
-        from thingsvision.core.extraction import helpers
-    except (ImportError, AttributeError) as error:  # the latter beside numpy 2
-        raise MissingExtraError(
-            f"thingsvision cannot be imported ({error}); it needs Python 3.10 or 3.11 and an "
-            "environment of its own: pip install 'resmem-extract[thingsvision]'"
-        ) from error
+    helpers = import_helpers()
     if not isinstance(helpers.create_custom_extractor, _CustomModels):
         helpers.create_custom_extractor = _CustomModels(helpers.create_custom_extractor)
     return _names()

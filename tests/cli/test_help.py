@@ -98,7 +98,9 @@ def test_commands_in_documents_parse(document):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_options_in_documents_exist(document):
     every = set().union(*map(options, COMMANDS)) | {"--version"}
-    of_others = re.compile(r"^(#SBATCH|.*\bthingsvision [a-z]).*$", re.MULTILINE)
+    of_others = re.compile(
+        r"^(#SBATCH|.*\bthingsvision [a-z]| *python benchmarks/).*$", re.MULTILINE
+    )
     text = of_others.sub("", document.read_text())
     # Of get_weights.sh, pip, benchmarks.
     elsewhere = {"--cache", "--force-reinstall", "--mode", "--no-deps", "--quick"}

@@ -1,12 +1,14 @@
 """The pruned graph equals the full network over a dozen architectures.
 
-`benchmarks/architectures.py` does so over all of torchvision and timm, and docs/models.md has what
-it found.
+`benchmarks/architectures.py` does so over all of torchvision and timm; what it found is in
+docs/architectures.md.
 """
 
 from __future__ import annotations
 
 import copy
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from conformance import deviation, hook_everything
 
 from resmem_extract import load_model
 from resmem_extract.capture import prepare
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "architectures.md"
 
 # Network, three modules over its depth, and the engine that can run it.
 NETWORKS = {
@@ -52,3 +56,15 @@ def test_pruned_equals_full(name: str) -> None:
     for one in capture.captured:
         assert np.ptp(found[one.path]) > 0
         assert deviation(found[one.path], expected[one.target.module][one.target.call]) <= 1e-5
+
+
+def test_the_table_tells_the_same_engines() -> None:
+    rows = [line.strip("| ").split(" | ") for line in DOCUMENT.read_text().splitlines()
+            if re.match(r"\| (timm|torchvision): ", line)]  # fmt: skip
+    documented = {row[1]: (row[2], row[3]) for row in rows}
+    known = NETWORKS.keys() & documented.keys()
+    assert len(known) >= 8
+    for name in known:
+        assert (documented[name][0] == "hooks") == (NETWORKS[name][1] == "hooks"), name
+    deviations = [float(value) for engine, value in documented.values() if engine != "not run"]
+    assert max(deviations) <= 1e-5

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
 
 import resmem_extract as rx
 from resmem_extract.errors import RequestError, WorkError
@@ -95,6 +96,32 @@ def test_an_ensemble_of_maps_and_penultimate_layer_by_pca(store, arrays, tmp_pat
         out=tmp_path / "p.h5",
     )  # fmt: skip
     assert as_ids.already_complete
+
+
+def test_an_ensemble_of_stores_by_pca_is_scikit_learns(
+    store, arrays, tmp_path, monkeypatch
+) -> None:
+    """Exact where the images fit one block; the sign of a component is free."""
+    monkeypatch.undo()  # blocks are large again
+    other = write(
+        tmp_path / "g.h5", IDS[::-1], [VECTOR], {"fc7": 3 * arrays["fc7"][::-1]}, "alexnet"
+    )
+    rx.transform(
+        [store, other], join=True, steps=["zscore", "pca=4"], fit_on=IDS[:18],
+        out=tmp_path / "e.h5",
+    )  # fmt: skip
+    joined = np.concatenate(
+        [arrays[MAPS.path].reshape(24, -1), arrays["fc7"], 3 * arrays["fc7"]], axis=1
+    ).astype(np.float64)
+    scaler = StandardScaler().fit(joined[:18])
+    exact = PCA(4, svd_solver="full").fit(scaler.transform(joined[:18]))
+    expected = exact.transform(scaler.transform(joined))
+    with rx.open_store(tmp_path / "e.h5") as made:
+        (module,) = made.modules
+        found = made[module][:]
+        assert made.provenance["transform"]["fit_images"] == 18
+    signs = np.sign((found * expected).sum(axis=0))
+    np.testing.assert_allclose(found * signs, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_several_networks_are_joined_by_image(store, arrays, tmp_path, rng) -> None:
