@@ -106,7 +106,7 @@ def test_class_probabilities_with_the_extraction(call, tmp_path, monkeypatch) ->
         assert message in refused.err
     done = call(*request, "--module", "output", *table)
     assert done.code == 0, done.err
-    rows = list(csv.DictReader((tmp_path / "c.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "c.csv").read_text().splitlines()))
     assert [(row["image_id"], row["rank"]) for row in rows[::2]] == [
         ("chelsea.png", "1"), ("coffee.png", "1")
     ]  # fmt: skip

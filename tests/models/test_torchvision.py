@@ -174,9 +174,9 @@ def test_preprocessing_of_all_weights_is_torchvisions_to_the_last_bit(rng) -> No
 
 
 def load_like(text: str):
-    from resmem_extract.models.torchvision import _preprocessing
+    from resmem_extract.models.torchvision import weights_preprocessing
 
-    return _preprocessing(weights_of(text)[1])
+    return weights_preprocessing(weights_of(text)[1])
 
 
 def test_segmentation_of_a_square_photograph_is_torchvisions(photographs) -> None:
