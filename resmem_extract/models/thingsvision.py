@@ -356,7 +356,7 @@ def _in_hub(name: str, file: LocatedWeights | None, trust: bool = False) -> Iter
 def _unfilled() -> Iterator[None]:
     """Leave networks as their constructors make them, whatever they are filled with."""
     before = nn.Module.load_state_dict
-    nn.Module.load_state_dict = lambda *_arguments, **_options: None  # type: ignore[method-assign, assignment]
+    nn.Module.load_state_dict = lambda *_arguments, **_options: None  # type: ignore[method-assign]
     try:
         yield
     finally:
