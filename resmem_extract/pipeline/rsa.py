@@ -100,7 +100,7 @@ def compare_stores(
     RequestError
         If the request is wrong; nothing has been written.
     WorkError
-        If the result cannot be written.
+        If a store is damaged, or the result cannot be written.
     """
     asked: RsaOptions = validated(RsaOptions, options, "rsa")
     tell = tell or (lambda _line: None)
@@ -117,6 +117,8 @@ def compare_stores(
         if folder is not None and (folder / _RECORD).exists() and not asked.overwrite:
             _refuse_if_other(folder, record)
             return RsaResult(Table(), (), (), {}, folder, already_complete=True)
+        for store in opened:
+            store.check([path for other, path in chosen if other is store])
         columns = _columns(opened[0])
         if asked.pairs is not None:
             arrays = [(f"{_model(store)}:{path}", store[path]) for store, path in chosen]

@@ -97,7 +97,7 @@ def _mark_networks(axes: Axes, networks: Sequence[str]) -> None:
     # Names of several networks would run into each other if they lay level.
     slanted: dict[str, Any] = {"rotation": 30, "ha": "left"} if len(names) > 1 else {}
     above.set_xticks(middles, names, **slanted)
-    above.tick_params(length=0, labelsize=axes.xaxis.label.get_fontsize() - 1)
+    above.tick_params(length=0, labelsize=float(axes.xaxis.label.get_fontsize()) - 1)
     above.spines[:].set_visible(False)
 
 

@@ -6,11 +6,12 @@ import csv
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 import resmem_extract as rx
-from resmem_extract.errors import RequestError, StoreError, UnknownModuleError
+from resmem_extract.errors import RequestError, StoreError, UnknownModuleError, WorkError
 from resmem_extract.store import StoreWriter, read_rdms
 from resmem_extract.types import ActivationSpec
 
@@ -238,3 +239,12 @@ def test_a_sample_of_pairs_is_near_all_pairs(many, tmp_path):
         rx.compare_stores([many], **asked, pairs=5000, bootstrap=10)
     with pytest.raises(RequestError, match="cka needs all pairs of images"):
         rx.compare_stores([many], pairs=5000, compare="cka")
+
+
+def test_damaged_activations_are_not_compared(store, reference, tmp_path):
+    with h5py.File(store, "r+") as file:
+        file["features/fc"][3, 2] += 1
+    with pytest.raises(WorkError, match="damaged: /features/fc, rows 0 to"):
+        rx.compare_stores([store], references=[str(reference)], out=tmp_path / "rsa")
+    assert not (tmp_path / "rsa").exists()
+    assert rx.compare_stores([store], "conv1", references=[str(reference)]).table.rows

@@ -125,7 +125,7 @@ def test_names_of_points_lie_on_nothing(rng):
     boxes = [text.get_window_extent() for text in axes.texts]
     assert 5 < len(boxes) < len(points)
     shown = {text.get_text() for text in axes.texts}
-    assert {"features.layer3.0", "features.layer3.30"} <= shown
+    assert "features.layer3.30" in shown  # far from all others
     for k, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[k + 1 :])
         assert axes.get_window_extent().contains(*box.min)
