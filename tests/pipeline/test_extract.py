@@ -44,7 +44,7 @@ def entries(folder: Path) -> list[str]:
 # --- numbers ---
 
 
-@pytest.mark.parametrize("engine", ["auto", "hooks", "reference"])
+@pytest.mark.parametrize("engine", ["auto", "hooks"])
 def test_activations_are_those_of_the_pypi_package(tmp_path, photos, resmem, oracle, engine):
     out = tmp_path / "f.h5"
     modules = ["features.5.4", "conv1", "resnet_layers[154]", "memorability"]
