@@ -30,9 +30,13 @@ __all__ = [
     "Precision",
     "Rows",
     "column_blocks",
+    "each_part",
     "grams",
     "memory_in_bytes",
     "not_finite",
+    "on_host",
+    "placing",
+    "wide",
     "working_precision",
 ]
 
@@ -137,33 +141,68 @@ def grams(
         If there is nothing to compare, an activation is NaN or infinite (the message names the
         images), or `memory` does not suffice.
     """
-    n, p = _size(rows, name)
+    _, p = _size(rows, name)
     work = np.dtype(working_precision(rows.dtype, precision, name))
-    step, room = _plan(n, rows, work, len(forms), memory_in_bytes(memory), name)
-    place = _placing(device, work)
+    place = placing(device)
     running: dict[Form, _Sums] = {}
 
-    def add(block: npt.NDArray[Any]) -> None:
-        """Add one block; a function of its own, so that it is let go before the next is read."""
-        columns = block.reshape(n, -1)
-        for start in range(0, columns.shape[1], step):
-            part = np.asarray(columns[:, start : start + step], dtype=work)
-            placed = place(part)
-            if not running:
-                running.update(_start(forms, part, place))
-            for sums in set(running.values()):
-                if not sums.add(placed):
-                    raise RequestError(not_finite(part, name, ids))
+    def add(part: npt.NDArray[Any]) -> None:
+        placed = place(part)
+        if not running:
+            running.update(_start(forms, part, place))
+        for sums in set(running.values()):
+            if not sums.add(placed):
+                raise RequestError(not_finite(part, name, ids))
 
-    with np.errstate(invalid="ignore", over="ignore"):  # reported by name instead
-        for key in column_blocks(rows.shape, room, getattr(rows, "chunks", None)):
-            add(np.asarray(rows[key]))
+    each_part(rows, add, work=work, n_results=len(forms), memory=memory, name=name)
     results = {form: sums.result(p) for form, sums in running.items()}
     if not all(np.isfinite(result.products).all() for result in results.values()):
         raise RequestError(
             f"{name}: activations are too large to be multiplied in {work}; use float64 arithmetic"
         )
     return results
+
+
+def each_part(
+    rows: Rows,
+    use: Callable[[npt.NDArray[Any]], None],
+    *,
+    work: np.dtype[Any],
+    n_results: int,
+    memory: int | str,
+    name: str,
+) -> None:
+    """Call `use` with all features in turn, some columns `[N, k]` at a time.
+
+    Parameters
+    ----------
+    rows : Rows, `[N, ...]`
+    use : callable
+        Told of every part, in the precision `work`.
+    work : numpy.dtype
+    n_results : int
+        How many arrays `[N, N]` of float64 are kept meanwhile.
+    memory : int or str
+        For these and for what is read.
+    name : str
+
+    Raises
+    ------
+    RequestError
+        If there is nothing to compare, or `memory` does not suffice.
+    """
+    n, _ = _size(rows, name)
+    step, room = _plan(n, rows, work, n_results, memory_in_bytes(memory), name)
+
+    def cut(block: npt.NDArray[Any]) -> None:
+        """Cut one block; a function of its own, so that it is let go before the next is read."""
+        columns = block.reshape(n, -1)
+        for start in range(0, columns.shape[1], step):
+            use(np.asarray(columns[:, start : start + step], dtype=work))
+
+    with np.errstate(invalid="ignore", over="ignore"):  # reported by name instead
+        for key in column_blocks(rows.shape, room, getattr(rows, "chunks", None)):
+            cut(np.asarray(rows[key]))
 
 
 class _Sums:
@@ -185,14 +224,14 @@ class _Sums:
             return False
         z = y - mean
         level = float(mean.mean())
-        sums = _wide(z.sum(1))
+        sums = wide(z.sum(1))
         self._sums = self._sums + sums
         # As a product with the whole mean, an offset would eat the digits once more.
-        self._cross = self._cross + _wide(z @ (mean - level)) + level * sums
-        self._mean_sum += float(_wide(mean).sum())
-        self._mean_square += float((_wide(mean) ** 2).sum())
+        self._cross = self._cross + wide(z @ (mean - level)) + level * sums
+        self._mean_sum += float(wide(mean).sum())
+        self._mean_square += float((wide(mean) ** 2).sum())
         if self._products is None:
-            self._products = _wide(z @ z.T)
+            self._products = wide(z @ z.T)
         else:
             self._products += z @ z.T
         return True
@@ -200,10 +239,10 @@ class _Sums:
     def result(self, n_features: int) -> Gram:
         """Return the sums as NumPy arrays."""
         return Gram(
-            products=_on_host(self._products),
+            products=on_host(self._products),
             n_features=n_features,
-            sums=_on_host(self._sums),
-            cross=_on_host(self._cross),
+            sums=on_host(self._sums),
+            cross=on_host(self._cross),
             mean_sum=self._mean_sum,
             mean_square=self._mean_square,
         )
@@ -360,8 +399,14 @@ def _plan(
     return step, max(room, step) if in_memory else room
 
 
-def _placing(device: str, work: np.dtype[Any]) -> Callable[[npt.NDArray[Any]], Any]:
-    """Return how a NumPy array gets onto the device where it is multiplied."""
+def placing(device: str) -> Callable[[npt.NDArray[Any]], Any]:
+    """Return how a NumPy array gets onto the device where it is multiplied.
+
+    Raises
+    ------
+    RequestError
+        If there is no such device here, or it has no float64.
+    """
     if device == "cpu":
         return lambda array: array
     import torch
@@ -374,16 +419,18 @@ def _placing(device: str, work: np.dtype[Any]) -> Callable[[npt.NDArray[Any]], A
     return lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
-def _wide(array: Any) -> Any:
+def wide(array: Any) -> Any:
+    """Return an array of NumPy or PyTorch in float64."""
     return array.astype(np.float64) if isinstance(array, np.ndarray) else array.double()
 
 
-def _on_host(array: Any) -> Any:
+def on_host(array: Any) -> Any:
+    """Return an array of NumPy or PyTorch as one of NumPy."""
     return array.cpu().numpy() if hasattr(array, "cpu") else array
 
 
 def not_finite(part: npt.NDArray[Any], name: str, ids: Sequence[str] | None) -> str:
-    """Return what to tell the user of a block `[N, k]` that is not finite."""
+    """Return what to say of activations that are not finite, or whose sums are not."""
     rows = np.flatnonzero(~np.isfinite(part).all(axis=1))
     if not len(rows):
         return f"{name}: activations are too large for {part.dtype}; use float64 arithmetic"

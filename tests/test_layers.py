@@ -50,6 +50,7 @@ LAYER = {
 UNIT_OF_MODULE = {
     "decoding": "images",
     "downloads": "weights",
+    "scaled_gram": "gram",
     "__init__": "top",
     "__main__": "top",
 }
