@@ -12,7 +12,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import compare as rsa
-    from . import datasets
+    from . import datasets, encoding
     from .errors import ResmemExtractError
     from .images import StimulusSet, find_images, sample_photographs
     from .models import list_models, load_model
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .pipeline.classify import ClassProbabilities, classify
     from .pipeline.cluster import extract_on_ray
     from .pipeline.compare_models import compare_models
+    from .pipeline.encode import encode
+    from .pipeline.encode_tables import EncodeResult
     from .pipeline.extract import extract, extract_many
     from .pipeline.rsa import RsaResult, compare_stores
     from .pipeline.score import Scores, score
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClassProbabilities",
+    "EncodeResult",
     "ExtractSummary",
     "Model",
     "ResmemExtractError",
@@ -54,6 +57,8 @@ __all__ = [
     "compare_models",
     "compare_stores",
     "datasets",
+    "encode",
+    "encoding",
     "export_store",
     "extract",
     "extract_many",
@@ -77,6 +82,7 @@ __all__ = [
 
 _HOME = {
     "ClassProbabilities": "pipeline",
+    "EncodeResult": "pipeline.encode_tables",
     "ExtractSummary": "pipeline",
     "Model": "models.base",
     "ResmemExtractError": "errors",
@@ -90,6 +96,7 @@ _HOME = {
     "export_store": "store",
     "compare_models": "pipeline.compare_models",
     "compare_stores": "pipeline.rsa",
+    "encode": "pipeline.encode",
     "extract": "pipeline",
     "extract_many": "pipeline",
     "extract_on_ray": "pipeline.cluster",
@@ -110,7 +117,7 @@ _HOME = {
 }
 
 
-_MODULES = {"datasets": "datasets", "rsa": "compare"}
+_MODULES = {"datasets": "datasets", "encoding": "encoding", "rsa": "compare"}
 
 
 def __getattr__(name: str) -> Any:

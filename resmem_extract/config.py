@@ -33,6 +33,8 @@ from .types import (
 )
 
 __all__ = [
+    "EncodeOptions",
+    "EncodeRun",
     "ExtractOptions",
     "ExtractRun",
     "ModelOptions",
@@ -170,6 +172,14 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _as_size(value: Any) -> Any:
+    """Return ``auto``, or a number, which options of a command give as a text."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if number in (None, "auto") or (type(number) is int and number > 0):
+        return number
+    raise ValueError("should be a number of values, such as 1000, or auto")
+
+
 _Names = Annotated[list[str], Field(min_length=1), BeforeValidator(_listed)]
 
 
@@ -293,11 +303,88 @@ class RsaRun(RsaOptions):
         return self.model_dump(include=set(RsaOptions.model_fields))
 
 
-Run = ExtractRun | ScoreRun | RsaRun
-_RUNS: dict[str, type[ExtractRun] | type[ScoreRun] | type[RsaRun]] = {
+class EncodeOptions(BaseModel):
+    """How responses are predicted from activations."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["ridge", "banded", "linear", "pls"] = "ridge"
+    """`banded`: all modules at once, a penalty each."""
+    scale: Literal["center", "zscore"] = "center"
+    """What is done to features, learnt from training images."""
+    pool: Literal["none", "avg"] = "none"
+    """Average over height and width, or over tokens, first."""
+    project: Annotated[int | Literal["auto"] | None, BeforeValidator(_as_size)] = None
+    """Sparse random projection to so many values; `auto`: the size of Johnson and Lindenstrauss."""
+    pca: _Count | None = None
+    """Principal components of the training images."""
+    alpha: Annotated[list[float], BeforeValidator(_listed)] = []
+    """Penalties; by default ten that follow the size of the features."""
+    components: _Count = 10
+    """Of partial least squares."""
+    iterations: _Count = 60
+    """Weights of bands that banded ridge tries."""
+    folds: Annotated[_Count, Field(ge=2)] | None = None
+    """Outer folds: 5 by default, and one a subject with `subjects`."""
+    inner: Annotated[_Count, Field(ge=2)] = 5
+    """Folds within the training images, in which penalties are chosen."""
+    groups: str | None = None
+    """Column by which images stay together: a category, a session."""
+    split: str | None = None
+    """Column with `train` and `test`, or names of folds."""
+    subjects: str | None = None
+    """Column of measurements; one subject is left out at a time."""
+    repeats: Literal["average", "keep"] = "average"
+    """What is done to several measurements of an image."""
+    ceiling: Literal["split-half", "ncsnr", "none"] = "split-half"
+    """How noise ceilings are got from repeats."""
+    permutations: _Amount = 0
+    """Orders of the images for p."""
+    partition: bool = False
+    """Unique and shared variance of two sets of modules."""
+    weights: bool = False
+    """Keep weights of features, of a model of all images."""
+    missing: Literal["stop", "skip"] = "stop"
+    """What to do about responses to images without activations."""
+    seed: _Amount = 0
+    memory: str | int = "2GB"
+    """For the inner products of one module."""
+    device: Annotated[str, BeforeValidator(_as_text)] = "cpu"
+    response_ids: _GivenPath | None = None
+    """Ids of the images, one a line, for responses that have none."""
+    mask: _GivenPath | None = None
+    """NIfTI file of the voxels that are targets."""
+    overwrite: bool = False
+    """Replace an existing result."""
+
+
+class EncodeRun(EncodeOptions):
+    """`resmem-extract encode`."""
+
+    command: Literal["encode"]
+    store: _Names
+    """Feature stores; one alone need not be a list."""
+    module: _Names | None = None
+    """Module paths or patterns; by default all modules."""
+    responses: _GivenPath | None = None
+    """File of measured responses."""
+    target: Annotated[list[str], BeforeValidator(_listed)] = []
+    """Columns of the store's images, in place of `responses`."""
+    out: _GivenPath
+    figures: Annotated[list[Literal["png", "svg", "pdf"]], BeforeValidator(_listed)] = ["png"]
+    """Formats; an empty list draws none."""
+
+    def options(self) -> dict[str, Any]:
+        """Return the fields of `EncodeOptions`."""
+        return self.model_dump(include=set(EncodeOptions.model_fields))
+
+
+Run = ExtractRun | ScoreRun | RsaRun | EncodeRun
+_RUNS: dict[str, type[ExtractRun] | type[ScoreRun] | type[RsaRun] | type[EncodeRun]] = {
     "extract": ExtractRun,
     "score": ScoreRun,
     "rsa": RsaRun,
+    "encode": EncodeRun,
 }
 
 

@@ -12,6 +12,7 @@ import typer
 from .._version import __version__
 from .bench import bench_command
 from .classify import classify_command
+from .encode import encode_command
 from .export import export_command
 from .extract import extract_command
 from .info import info_command
@@ -43,6 +44,7 @@ app.command("merge")(merge_command)
 app.command("export")(export_command)
 app.command("score")(score_command)
 app.command("rsa")(rsa_command)
+app.command("encode")(encode_command)
 app.command("run")(run_command)
 app.command("transform")(transform_command)
 app.command("classify")(classify_command)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .encode import run_encode
 from .extract import run_extract
 from .options import JsonOption, QuietOption
 from .rsa import run_rsa
@@ -24,12 +25,14 @@ def run_command(
 
     Example: resmem-extract run configs/resmem_features.yaml
     """
-    from ..config import ExtractRun, RsaRun, read_config
+    from ..config import EncodeRun, ExtractRun, RsaRun, read_config
 
     run = read_config(config)
     if isinstance(run, ExtractRun):
         run_extract(run, as_json=as_json, quiet=quiet)
     elif isinstance(run, RsaRun):
         run_rsa(run, as_json=as_json, quiet=quiet)
+    elif isinstance(run, EncodeRun):
+        run_encode(run, as_json=as_json, quiet=quiet)
     else:
         run_score(run, as_json=as_json, quiet=quiet)

@@ -81,7 +81,7 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def progress_bar(
-    what: str, before: str, quiet: bool, unit: Literal["images", "bytes"] = "images"
+    what: str, before: str, quiet: bool, unit: Literal["images", "bytes", "folds"] = "images"
 ) -> Iterator[Callable[[int, int], None] | None]:
     """Give a function to be told of progress: a bar in a terminal, now and then a line in a log.
 
@@ -92,11 +92,11 @@ def progress_bar(
     elif not stderr.is_terminal:
         yield _Log(what, unit)
     else:
-        counts = (MofNCompleteColumn(), _Rate())
+        counts = (MofNCompleteColumn(), _Rate(unit))
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            *(counts if unit == "images" else (DownloadColumn(), TransferSpeedColumn())),
+            *((DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else counts),
             TimeRemainingColumn(elapsed_when_finished=True),
         )
         with ExitStack() as shown:
@@ -114,11 +114,16 @@ def progress_bar(
 
 
 class _Rate(ProgressColumn):
-    """Images per second."""
+    """Images, or what else is counted, per second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} images/s", style="progress.data.speed")
+        shown = "" if speed is None else f"{speed:.1f} {self._unit}/s"
+        return Text(shown, style="progress.data.speed")
 
 
 class _Log:
@@ -139,10 +144,10 @@ class _Log:
         self._last = now
         rate = (done - self._found) / (now - self._start)
         left = (total - done) / rate / 60
-        if self._unit == "images":
-            line = f"{done}/{total}, {rate:.1f} images/s"
-        else:
+        if self._unit == "bytes":
             line = f"{done / 1e9:.1f}/{total / 1e9:.1f} GB, {rate / 1e9:.2f} GB/s"
+        else:
+            line = f"{done}/{total}, {rate:.1f} {self._unit}/s"
         notes(False)(f"{self._what} {line}, {left:.0f} min left")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +27,12 @@ from ..compare.table import (
     to_csv,
 )
 from ..config import RsaOptions, validated
-from ..errors import RequestError, UnknownModuleError, WorkError, counted, given_path
+from ..errors import RequestError, WorkError, counted, given_path
 from ..gram import memory_in_bytes
 from ..partial_files import make_folders, write_text
 from ..store import Store, open_store, write_rdms
 from ..types import Progress
+from .chosen import choose_modules, model_name
 from .provenance import now
 from .references import Reference, read_id_list, read_references
 from .rsa_sampled import sampled_entities
@@ -110,7 +111,7 @@ def compare_stores(
         raise RequestError(f"{folder} is a file; name a folder for {_TABLE} and the rest")
     with ExitStack() as stack:
         opened = [stack.enter_context(open_store(path)) for path in stores]
-        chosen = _choose(opened, [modules] if isinstance(modules, str) else modules)
+        chosen = choose_modules(opened, [modules] if isinstance(modules, str) else modules)
         given = _references(references, asked)
         _check_comparators(asked, given)
         record = _record(opened, chosen, given, asked) | {"also": dict(also or {})}
@@ -121,7 +122,7 @@ def compare_stores(
             store.check([path for other, path in chosen if other is store])
         columns = _columns(opened[0])
         if asked.pairs is not None:
-            arrays = [(f"{_model(store)}:{path}", store[path]) for store, path in chosen]
+            arrays = [(f"{model_name(store)}:{path}", store[path]) for store, path in chosen]
             pairs, left, right = sampled_entities(arrays, given, asked, asked.pairs, progress, tell)
             table = compare_all_sampled(left, right, asked.metric, asked.compare, pairs)
             made, against = ([Entity(side.name, {}) for side in own] for own in (left, right))
@@ -175,51 +176,6 @@ def _check_comparators(asked: RsaOptions, references: Sequence[Reference]) -> No
 # What is read
 
 
-def _choose(stores: Sequence[Store], modules: Sequence[str] | None) -> list[tuple[Store, str]]:
-    """Return stores and canonical paths of the modules asked for, none twice.
-
-    Raises
-    ------
-    RequestError
-        If no store has a module, or two of one name would be there.
-    """
-    chosen: dict[tuple[int, str], None] = {}
-    if modules is None:
-        chosen = {(k, path): None for k, store in enumerate(stores) for path in store}
-    for text in modules or ():
-        found = list(_matches(stores, text))
-        if not found:
-            store = stores[0]
-            _ = store[text]  # names the nearest
-            raise UnknownModuleError(f"no store has a module {text!r}")
-        chosen |= dict.fromkeys(found)
-    names: dict[str, Path] = {}
-    pairs = []
-    for k, path in chosen:
-        store, name = stores[k], f"{_model(stores[k])}:{path}"
-        if name in names:
-            raise RequestError(
-                f"{name} is both in {names[name]} and in {store.path}, and could not be told apart"
-            )
-        names[name] = store.path
-        pairs.append((store, path))
-    return pairs
-
-
-def _matches(stores: Sequence[Store], text: str) -> Iterator[tuple[int, str]]:
-    for k, store in enumerate(stores):
-        of_this = text.removeprefix(f"{_model(store)}:")
-        try:
-            found = store.match(of_this) if "*" in of_this else [store[of_this]]
-        except UnknownModuleError:
-            continue
-        yield from ((k, array.module) for array in found)
-
-
-def _model(store: Store) -> str:
-    return str(store.provenance.get("model", store.path.stem))
-
-
 def _references(references: Sequence[str | RDM], asked: RsaOptions) -> list[Reference]:
     ids = None if asked.reference_ids is None else read_id_list(asked.reference_ids)
     found: list[Reference] = []
@@ -247,7 +203,7 @@ def _models(
     made = []
     total, done = sum(store[path].nbytes for store, path in chosen), 0
     for store, path in chosen:
-        name = f"{_model(store)}:{path}"
+        name = f"{model_name(store)}:{path}"
         rows = store[path]
         rdms, linear = read_once(
             rows,
@@ -299,7 +255,7 @@ def _record(
             }
             for store in stores
         ],
-        "modules": [f"{_model(store)}:{path}" for store, path in chosen],
+        "modules": [f"{model_name(store)}:{path}" for store, path in chosen],
         "references": [[reference.name, reference.sha256] for reference in references],
         "options": asked.model_dump(
             mode="json", exclude={"overwrite", "memory", "device", "reference_ids"}

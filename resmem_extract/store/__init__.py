@@ -3,6 +3,7 @@
 from .activations import merge_activations, split_activations
 from .arrays import FeatureArray
 from .dataset import StoreDataset
+from .encoding_file import ENCODING_FORMAT, EncodingWriter
 from .export import Exported, ExportFormat, export_store
 from .layout import Layout, choose_layouts, layout_of
 from .merge import Merged, merge_stores
@@ -16,9 +17,11 @@ from .writer import StoreWriter
 
 __all__ = [
     "COMPRESSIONS",
+    "ENCODING_FORMAT",
     "FORMAT",
     "FORMAT_VERSION",
     "Damage",
+    "EncodingWriter",
     "ExportFormat",
     "Exported",
     "FeatureArray",

@@ -1,0 +1,358 @@
+"""Responses from files: npy, npz, HDF5, CSV, parquet, NIfTI."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from ..compare.files import npz_arrays
+from ..encoding import Grid, Responses
+from ..errors import MissingExtraError, RequestError, given_path, nearest
+from ..store import Store
+from .references import read_id_list
+
+__all__ = ["read_responses", "responses_of_column"]
+
+_ID, _TARGET, _ROI, _PLACES = "image_id", "target", "roi", "coordinates"
+_OF_TARGETS = (_TARGET, _ROI, _PLACES, "ncsnr", "ceiling")
+_ENDINGS = "npy, npz, h5, csv, tsv, parquet or nii"
+
+
+def read_responses(
+    path: Path,
+    ids: Path | None = None,
+    mask: Path | None = None,
+    labels: Sequence[str] = (),
+) -> Responses:
+    """Read measured responses.
+
+    Parameters
+    ----------
+    path : Path
+        The ending tells the format: npy, npz, h5, csv, tsv, parquet, nii or nii.gz.
+    ids : Path, optional
+        Ids of the images, one a line, where the file has none.
+    mask : Path, optional
+        Of a NIfTI file: voxels where it is not 0 are targets, its numbers are regions.
+    labels : sequence of str
+        Columns that say something of a measurement and are no targets: ``session``.
+
+    Returns
+    -------
+    Responses
+
+    Raises
+    ------
+    RequestError
+        If there is no such file, it cannot be read, or its parts do not go together.
+    MissingExtraError
+        If the package that reads the format is not installed.
+    """
+    path = given_path(str(path), "responses")
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise RequestError(f"responses {path} {what}; name a file: {_ENDINGS}")
+    ending = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+    ending = ending.lower()
+    given = None if ids is None else read_id_list(ids)
+    if mask is not None and not ending.startswith(".nii"):
+        raise RequestError(f"{path}: a mask is of NIfTI files; got {ending or 'no ending'}")
+    if ending in (".csv", ".tsv"):
+        found = _of_columns(path, _csv_columns(path, ending), labels)
+    elif ending == ".parquet":
+        found = _of_columns(path, _parquet_columns(path), labels)
+    elif ending in (".nii", ".nii.gz"):
+        found = _nifti(path, mask, given)
+    elif ending in (".npy", ".npz", ".h5", ".hdf5"):
+        found = _of_arrays(path, _arrays(path, ending), given, labels)
+    else:
+        raise RequestError(f"{path}: expected {_ENDINGS}, got {ending or 'no ending'}")
+    return replace(found, name=path.name, sha256=_sha256(path))
+
+
+def responses_of_column(store: Store, names: Sequence[str]) -> Responses:
+    """Return columns of the images of a store as responses: ratings in their CSV.
+
+    Raises
+    ------
+    RequestError
+        If there is no such column, or it holds no numbers.
+    """
+    columns = []
+    for name in names:
+        if name not in store.columns:
+            known = list(store.columns)
+            close = nearest(name, known) or known
+            has = f"it has {', '.join(close)}" if close else "its images have none"
+            raise RequestError(f"{store.path} has no column {name!r} of the images; {has}")
+        columns.append(_numbers(store.path, name, store.columns[name].tolist()))
+    ids = tuple(store.image_ids.tolist())
+    return Responses(np.stack(columns, axis=1), ids, tuple(names), name=str(store.path.name))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(2**24):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# Arrays
+
+
+def _arrays(path: Path, ending: str) -> dict[str, npt.NDArray[Any]]:
+    if ending == ".npz":
+        return npz_arrays(path)
+    if ending == ".npy":
+        try:
+            return {"responses": np.load(path, allow_pickle=False)}
+        except (OSError, ValueError) as error:
+            raise RequestError(f"{path} cannot be read: {error}") from error
+    if not h5py.is_hdf5(path):
+        raise RequestError(f"{path} is not an HDF5 file")
+    with h5py.File(path, "r") as file:
+        if file.attrs.get("format") == "resmem-extract":
+            raise RequestError(f"{path} is a feature store; responses are measured")
+        found = {key: item for key, item in file.items() if isinstance(item, h5py.Dataset)}
+        return {
+            key: item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()]
+            for key, item in found.items()
+        }
+
+
+def _of_arrays(
+    path: Path,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    ids: tuple[str, ...] | None,
+    labels: Sequence[str],
+) -> Responses:
+    if _ID in arrays:
+        ids = tuple(str(value).strip() for value in np.ravel(arrays[_ID]))
+    if ids is None:
+        raise RequestError(
+            f"{path} has no {_ID!r} with the ids of the images, by which everything is joined; add "
+            "it, or give --response-ids FILE, one id a line"
+        )
+    n, rows_of = len(ids), {}
+    parts: dict[str, npt.NDArray[Any]] = {}
+    for key, array in arrays.items():
+        if key == _ID or key in _OF_TARGETS:
+            continue
+        if key in labels or (array.ndim == 1 and array.dtype.kind in "OSU"):
+            rows_of[key] = np.asarray(array).astype(str)
+            if rows_of[key].shape != (n,):
+                raise RequestError(f"{path}: {key} of shape {array.shape}; expected ({n},)")
+            continue
+        parts[key] = _checked(path, key, array, n)
+    if not parts:
+        raise RequestError(f"{path} holds no responses, only {', '.join(arrays)}")
+    repeats = {len(part) for part in parts.values()}
+    if len(repeats) > 1:
+        raise RequestError(
+            f"{path}: its arrays have {sorted(repeats)} repeats; expected one number"
+        )
+    (n_repeats,) = repeats
+    names, rois = _names(parts)
+    stacked = np.concatenate(list(parts.values()), axis=2) if len(parts) > 1 else parts.popitem()[1]
+    values = stacked.reshape(n_repeats * n, -1)
+    t = values.shape[1]
+    if _TARGET in arrays:
+        names = [str(name) for name in np.ravel(arrays[_TARGET])]
+    if _ROI in arrays:
+        rois = [str(roi) for roi in np.ravel(arrays[_ROI])]
+
+    def of_targets(key: str) -> npt.NDArray[np.float64] | None:
+        return np.asarray(arrays[key], dtype=np.float64).ravel() if key in arrays else None
+
+    return Responses(
+        values,
+        ids * n_repeats,
+        tuple(names),
+        tuple(rois),
+        {key: np.tile(column, n_repeats) for key, column in rows_of.items()},
+        ncsnr=of_targets("ncsnr"),
+        ceiling=of_targets("ceiling"),
+        grid=_grid(path, arrays[_PLACES], t) if _PLACES in arrays else None,
+        name=path.name,
+    )
+
+
+def _checked(path: Path, key: str, array: npt.NDArray[Any], n: int) -> npt.NDArray[Any]:
+    """Return responses as `[repeats, n, targets]`, in the precision that they have."""
+    if array.dtype.kind not in "fiub":
+        raise RequestError(f"{path}: {key} holds {array.dtype}; expected numbers")
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim not in (2, 3) or array.shape[-2] != n:
+        hint = "; transpose it" if array.ndim == 2 and array.shape[1] == n else ""
+        raise RequestError(
+            f"{path}: {key} of shape {array.shape}; expected [{n}, targets], or "
+            f"[repeats, {n}, targets], for the {n} ids{hint}"
+        )
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
+    return array if array.ndim == 3 else array[None]
+
+
+def _names(parts: Mapping[str, npt.NDArray[Any]]) -> tuple[list[str], list[str]]:
+    """Name targets after their array; several arrays are regions."""
+    names, rois = [], []
+    for key, part in parts.items():
+        t = part.shape[2]
+        plain = len(parts) == 1 and key == "responses"
+        names += [key] if t == 1 else [str(k) if plain else f"{key}.{k}" for k in range(t)]
+        rois += [""] * t if t == 1 or plain else [key] * t
+    return names, rois
+
+
+def _grid(path: Path, places: npt.NDArray[Any], t: int) -> Grid:
+    where = np.asarray(places)
+    if where.ndim != 2 or where.shape[0] != t or where.shape[1] not in (2, 3):
+        raise RequestError(
+            f"{path}: {_PLACES} of shape {where.shape}; expected [{t}, 2] or [{t}, 3]"
+        )
+    if where.dtype.kind not in "iu" or where.min() < 0:
+        raise RequestError(f"{path}: {_PLACES} has to hold whole numbers from 0")
+    return Grid(tuple(int(k) + 1 for k in where.max(axis=0)), where.astype(np.intp))
+
+
+# Tables
+
+
+def _csv_columns(path: Path, ending: str) -> dict[str, list[Any]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            delimiter = "\t" if ending == ".tsv" else ","
+            lines = [line for line in csv.reader(stream, delimiter=delimiter) if line]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RequestError(f"{path} cannot be read as a table: {error}") from error
+    if len(lines) < 2:
+        raise RequestError(f"{path}: expected a line of names, then one line an image")
+    head, *rest = lines
+    for number, line in enumerate(rest, start=2):
+        if len(line) != len(head):
+            raise RequestError(
+                f"{path}, line {number}: {len(line)} cells; expected {len(head)}, one a column"
+            )
+    if double := next((name for name in head if head.count(name) > 1), None):
+        raise RequestError(f"{path}: two columns are named {double!r}")
+    return {name: [line[k] for line in rest] for k, name in enumerate(head)}
+
+
+def _parquet_columns(path: Path) -> dict[str, list[Any]]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtraError(
+            "parquet needs pyarrow: pip install 'resmem-extract[parquet]'; or save it as CSV"
+        ) from None
+    import pyarrow
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise RequestError(f"{path} cannot be read as parquet: {error}") from error
+    return {name: table.column(name).to_pylist() for name in table.column_names}
+
+
+def _of_columns(path: Path, columns: dict[str, list[Any]], labels: Sequence[str]) -> Responses:
+    if _ID not in columns:
+        raise RequestError(
+            f"{path} has no column {_ID!r}; expected it, and then one column a target; its columns "
+            f"are {', '.join(list(columns)[:5])}"
+        )
+    ids = tuple(str(value).strip() for value in columns.pop(_ID))
+    texts: dict[str, npt.NDArray[np.str_]] = {}
+    numbers: dict[str, npt.NDArray[np.float64]] = {}
+    for name, cells in columns.items():
+        if name in labels:
+            texts[name] = np.array([str(cell) for cell in cells])
+        else:
+            numbers[name] = _numbers(path, name, cells)
+    if not numbers:
+        raise RequestError(f"{path}: no column of responses beside {', '.join([_ID, *texts])}")
+    values = np.stack(list(numbers.values()), axis=1)
+    return Responses(values, ids, tuple(numbers), labels=texts, name=path.name)
+
+
+def _numbers(path: Path, name: str, cells: Sequence[Any]) -> npt.NDArray[np.float64]:
+    """Return a column as numbers; an empty cell is NaN, of which the caller complains."""
+    empty = ("", None)
+    try:
+        return np.array([np.nan if cell in empty else float(cell) for cell in cells])
+    except (TypeError, ValueError):
+        wrong = next(cell for cell in cells if cell not in empty and not _is_number(cell))
+        raise RequestError(
+            f"{path}: column {name!r} holds {wrong!r}; expected numbers (a column that tells "
+            "sessions, subjects or the split is named by --groups, --subjects or --split)"
+        ) from None
+
+
+def _is_number(cell: Any) -> bool:
+    try:
+        float(cell)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+# NIfTI
+
+
+def _nifti(path: Path, mask: Path | None, ids: tuple[str, ...] | None) -> Responses:
+    """Read a series of volumes, one a measurement; voxels of a mask are targets."""
+    if ids is None:
+        raise RequestError(
+            f"{path}: NIfTI files have no ids of images; give --response-ids FILE, one a line"
+        )
+    if mask is None:
+        raise RequestError(f"{path}: give --mask FILE, which says which voxels are targets")
+    series = _volumes(path)
+    chosen = np.asarray(_volumes(mask).dataobj)
+    if len(series.shape) != 4 or series.shape[3] != len(ids):
+        raise RequestError(
+            f"{path} has shape {series.shape}; expected [x, y, z, {len(ids)}]: a volume an id"
+        )
+    if chosen.shape != series.shape[:3]:
+        raise RequestError(
+            f"mask {mask} has shape {chosen.shape}; expected {series.shape[:3]}, as {path} has"
+        )
+    where = np.argwhere(chosen != 0)
+    if not len(where):
+        raise RequestError(f"mask {mask}: 0 everywhere; expected voxels that are not")
+    x, y, z = where.T
+    # A volume at a time: the whole series as float64 may be far larger than the voxels wanted.
+    rows = [np.asarray(series.dataobj[..., k])[x, y, z] for k in range(len(ids))]
+    values = np.stack(rows).astype(np.float32)
+    numbers = chosen[x, y, z]
+    several = len(np.unique(numbers)) > 1
+    return Responses(
+        values,
+        ids,
+        tuple(f"{a}-{b}-{c}" for a, b, c in where.tolist()),
+        tuple(f"{number:g}" for number in numbers) if several else (),
+        grid=Grid(tuple(chosen.shape), where),
+        name=path.name,
+    )
+
+
+def _volumes(path: Path) -> Any:
+    try:
+        import nibabel
+    except ImportError:
+        raise MissingExtraError(
+            "NIfTI files need nibabel: pip install 'resmem-extract[nifti]'"
+        ) from None
+    try:
+        return nibabel.load(path)
+    except (OSError, nibabel.filebasedimages.ImageFileError) as error:
+        raise RequestError(f"{path} cannot be read as NIfTI: {error}") from error

@@ -1,0 +1,257 @@
+"""Encoding models as pictures: depth profiles, best modules, predictions, flat maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..encoding import Grid
+from .comparisons import network_and_module
+from .style import COLOURS, MARKERS, SEQUENTIAL, new_figure, plain, save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "EncodingFigures",
+    "draw_best",
+    "draw_encoding",
+    "draw_flat_map",
+    "draw_predictions",
+    "draw_profile_of_depth",
+]
+
+Floats = npt.NDArray[np.float64]
+
+_INCH = 0.075
+"""Of a letter of a module's name."""
+_MOST_POINTS = 5000
+
+
+@dataclass(frozen=True)
+class EncodingFigures:
+    """What is drawn; `L` modules, `t` targets, `n` measurements."""
+
+    names: tuple[str, ...]
+    """``network:module``, in the order of depth."""
+    r: Floats
+    """Mean over folds, `[L, t]`."""
+    targets: tuple[str, ...]
+    rois: tuple[str, ...]
+    ceiling: Floats
+    """Of r, `[t]`; NaN where there is none."""
+    best: npt.NDArray[np.intp]
+    """Module that predicts each target best, `[t]`; -1 for none."""
+    measured: npt.NDArray[np.floating]
+    """`[n, t]`."""
+    predicted: Mapping[str, npt.NDArray[np.floating]]
+    """By name of the module, `[n, t]`; of one at least."""
+    grid: Grid | None = None
+
+
+def draw_encoding(folder: Path, data: EncodingFigures, formats: Sequence[str]) -> list[Path]:
+    """Draw everything that the scores allow, and write it.
+
+    Parameters
+    ----------
+    folder : Path
+    data : EncodingFigures
+    formats : sequence of str
+        ``png``, ``svg``, ``pdf``.
+
+    Raises
+    ------
+    MissingExtraError
+        Without matplotlib.
+    OSError
+    """
+    figures: dict[str, Figure] = {"predictions": draw_predictions(data)}
+    if len(data.names) > 1:
+        figures["profile"] = draw_profile_of_depth(data)
+        figures["best"] = draw_best(data)
+    if data.grid is not None:
+        top = np.where(np.isfinite(data.r), data.r, -np.inf).max(axis=0)
+        top[np.isinf(top)] = np.nan
+        figures["map_r"] = draw_flat_map(data.grid, top, "r of the best module")
+        if len(data.names) > 1:
+            depth = np.where(data.best < 0, np.nan, data.best.astype(np.float64))
+            figures["map_best"] = draw_flat_map(data.grid, depth, "best module", data.names)
+    written: list[Path] = []
+    for stem, figure in figures.items():
+        written += save(figure, folder / stem, formats)
+    return written
+
+
+def draw_profile_of_depth(data: EncodingFigures) -> Figure:
+    """Draw mean r over the modules of each network, one line a region, with its noise ceiling.
+
+    Bands are 95 % intervals of the mean over targets (1.96 standard errors).
+    """
+    regions = _regions(data)
+    networks: dict[str, list[int]] = {}
+    for k, name in enumerate(data.names):
+        networks.setdefault(network_and_module(name)[0], []).append(k)
+    longest = max(len(network_and_module(name)[1]) for name in data.names) * _INCH
+    width = max(4.5, 0.34 * max(map(len, networks.values())) + 2.2)
+    figure = new_figure(width * (1 if len(networks) == 1 else 1.25), 3.9 + longest)
+    panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
+    for axes, (network, own) in zip(panels, networks.items(), strict=True):
+        x = np.arange(len(own))
+        for k, (region, columns) in enumerate(regions.items()):
+            colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
+            values = data.r[own][:, columns]
+            mean, half = _mean_and_half(values)
+            label = f"{region} ({len(columns)})" if len(columns) > 1 else region
+            axes.plot(x, mean, color=colour, marker=marker, markersize=4.5, label=label)
+            if len(columns) > 1:
+                axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)
+            ceiling = data.ceiling[columns]
+            if np.isfinite(ceiling).any():
+                axes.axhline(np.nanmean(ceiling), color=colour, linewidth=1, linestyle="--")
+        axes.axhline(0, color="0.5", linewidth=0.8)
+        axes.set_xticks(x, [network_and_module(data.names[k])[1] for k in own], rotation=90)
+        axes.set_title(network)
+        axes.set_xlabel("module, in the order of the store")
+        plain(axes)
+    panels[0].set_ylabel("r, mean over targets and folds")
+    handles, labels = panels[0].get_legend_handles_labels()
+    if np.isfinite(data.ceiling).any():
+        from matplotlib.lines import Line2D
+
+        handles.append(Line2D([], [], color="0.3", linewidth=1, linestyle="--"))
+        labels.append("noise ceiling")
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper center", ncols=3)
+    return figure
+
+
+def draw_best(data: EncodingFigures) -> Figure:
+    """Draw for how many targets each module is the best, regions on top of one another."""
+    regions = _regions(data)
+    longest = max(len(name) for name in data.names) * _INCH
+    several = len({network_and_module(name)[0] for name in data.names}) > 1
+    labels = list(data.names) if several else [network_and_module(n)[1] for n in data.names]
+    figure = new_figure(max(4.5, 0.34 * len(data.names) + 2.2), 3.4 + longest)
+    axes = figure.subplots()
+    x, floor = np.arange(len(data.names)), np.zeros(len(data.names))
+    for k, (region, columns) in enumerate(regions.items()):
+        counts = np.bincount(data.best[columns][data.best[columns] >= 0], minlength=len(x))
+        axes.bar(x, counts, bottom=floor, color=COLOURS[k % len(COLOURS)], label=region)
+        floor += counts
+    axes.set_xticks(x, labels, rotation=90)
+    axes.set_xlabel("module, in the order of the store")
+    axes.set_ylabel("targets that it predicts best")
+    axes.locator_params(axis="y", integer=True)
+    if len(regions) > 1:
+        figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=3)
+    plain(axes)
+    return figure
+
+
+def draw_predictions(data: EncodingFigures, most: int = 4) -> Figure:
+    """Draw predicted against measured values, for the targets that are predicted best."""
+    name = max(
+        (name for name in data.predicted if name in data.names),
+        key=lambda name: np.nanmax(
+            np.append(data.r[data.names.index(name)], -math.inf), initial=-math.inf
+        ),
+    )
+    scores = data.r[data.names.index(name)]
+    order = np.argsort(-np.where(np.isfinite(scores), scores, -np.inf), kind="stable")[:most]
+    figure = new_figure(2.9 * len(order) + 0.4, 3.5)
+    panels = figure.subplots(1, len(order), squeeze=False)[0]
+    for axes, t in zip(panels, order.tolist(), strict=True):
+        predicted, measured = data.predicted[name][:, t], data.measured[:, t]
+        tested = np.isfinite(predicted)
+        x, y = predicted[tested][:_MOST_POINTS], measured[tested][:_MOST_POINTS]
+        axes.plot(x, y, linestyle="none", marker="o", markersize=3, alpha=0.5, color=COLOURS[0])
+        low, high = min(x.min(), y.min()), max(x.max(), y.max())
+        axes.plot([low, high], [low, high], color="0.5", linewidth=0.8)
+        axes.set_title(f"{data.targets[t]}: r = {scores[t]:.2f}")
+        axes.set_xlabel("predicted, held-out images")
+        plain(axes)
+    panels[0].set_ylabel("measured")
+    figure.suptitle(name, fontsize=10)
+    return figure
+
+
+def draw_flat_map(grid: Grid, values: Floats, what: str, names: Sequence[str] = ()) -> Figure:
+    """Draw targets where they lie: a plane, or the slices of a volume that hold any.
+
+    Parameters
+    ----------
+    grid : Grid
+    values : array, `[t]`
+    what : str
+        Of the values.
+    names : sequence of str
+        Where values are numbers of modules: their names.
+    """
+    shape = grid.shape if len(grid.shape) == 3 else (*grid.shape, 1)
+    places = grid.places if len(grid.shape) == 3 else np.pad(grid.places, ((0, 0), (0, 1)))
+    volume = np.full(shape, np.nan)
+    volume[tuple(places.T)] = values
+    slices = np.unique(places[:, 2])
+    columns = math.ceil(math.sqrt(len(slices)))
+    rows = math.ceil(len(slices) / columns)
+    x, y = (slice(k.min(), k.max() + 1) for k in places[:, :2].T)
+    ratio = (y.stop - y.start) / (x.stop - x.start)
+    side = 2.2 if len(slices) > 1 else 4.0
+    figure = new_figure(side * columns + 1.8, max(side * rows * ratio, 1.5) + 0.8)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    limits: dict[str, Any] = {"vmin": -0.5, "vmax": len(names) - 0.5}
+    if not names:
+        finite = values[np.isfinite(values)]
+        limits = {"vmin": min(0.0, finite.min(initial=0)), "vmax": finite.max(initial=1e-9)}
+    picture: Any = None
+    for panel, k in zip(panels, slices.tolist(), strict=False):
+        flat = volume[x, y, k].T
+        picture = panel.imshow(
+            flat, origin="lower", cmap=_colours(len(names)), interpolation="nearest", **limits
+        )
+        if len(slices) > 1:
+            panel.set_title(f"z = {k}", fontsize=8)
+    for panel in panels:
+        panel.set_xticks([])
+        panel.set_yticks([])
+        panel.spines[:].set_visible(False)
+    bar = figure.colorbar(picture, ax=list(panels), shrink=0.8, pad=0.02)
+    bar.set_label(what)
+    if names:
+        step = max(len(names) // 20, 1)
+        several = len({network_and_module(name)[0] for name in names}) > 1
+        shown = names if several else [network_and_module(name)[1] for name in names]
+        bar.set_ticks(list(range(0, len(names), step)), labels=list(shown[::step]), fontsize=7)
+    return figure
+
+
+def _colours(n: int) -> Any:
+    """Return the map of colours: in steps where values are numbers of modules."""
+    import matplotlib
+
+    if not n:
+        return SEQUENTIAL
+    return matplotlib.colormaps[SEQUENTIAL].resampled(n)
+
+
+def _regions(data: EncodingFigures) -> dict[str, npt.NDArray[np.intp]]:
+    """Return the targets of each region; few targets without region are drawn one by one."""
+    few = len(data.targets) <= len(COLOURS) and not any(data.rois)
+    names = data.targets if few else [roi or "all targets" for roi in data.rois]
+    given = np.array(names)
+    return {str(name): np.flatnonzero(given == name) for name in dict.fromkeys(names)}
+
+
+def _mean_and_half(values: Floats) -> tuple[Floats, Floats]:
+    """Return mean and half of the 95 % interval over the second axis, of what is not NaN."""
+    defined = np.isfinite(values)
+    n = np.maximum(defined.sum(axis=1), 1)
+    mean = np.where(defined, values, 0).sum(axis=1) / n
+    spread = np.where(defined, (values - mean[:, None]) ** 2, 0).sum(axis=1) / np.maximum(n - 1, 1)
+    mean = np.where(defined.any(axis=1), mean, np.nan)
+    return mean, 1.96 * np.sqrt(spread / n)

@@ -1,0 +1,178 @@
+"""Responses from every format, and one clear line for what cannot be used."""
+
+from __future__ import annotations
+
+import csv
+
+import h5py
+import numpy as np
+import pytest
+
+from resmem_extract.encoding import Responses
+from resmem_extract.errors import RequestError
+from resmem_extract.pipeline.responses import read_responses
+
+N, T = 7, 3
+IDS = tuple(f"{k}.png" for k in range(N))
+
+
+@pytest.fixture
+def values(rng):
+    return rng.standard_normal((N, T))
+
+
+def write_csv(path, columns):
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return path
+
+
+def test_all_formats_hold_the_same(values, tmp_path):
+    ids = tmp_path / "ids.txt"
+    ids.write_text("\n".join(IDS) + "\n")
+    np.save(tmp_path / "r.npy", values)
+    np.savez(tmp_path / "r.npz", responses=values, image_id=IDS)
+    with h5py.File(tmp_path / "r.h5", "w") as file:
+        file["responses"] = values
+        file["image_id"] = [image_id.encode() for image_id in IDS]
+    columns = {"image_id": IDS, **{str(k): values[:, k].tolist() for k in range(T)}}
+    write_csv(tmp_path / "r.csv", columns)
+    for name in ("r.npy", "r.npz", "r.h5", "r.csv"):
+        found = read_responses(tmp_path / name, ids if name == "r.npy" else None)
+        np.testing.assert_array_equal(found.values, values)
+        assert found.ids == IDS
+        assert found.targets == ("0", "1", "2")
+        assert found.name == name
+        assert len(found.sha256) == 64
+
+
+def test_parquet(values, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = {"image_id": IDS, "a": values[:, 0], "session": ["x"] * N}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "r.parquet")
+    found = read_responses(tmp_path / "r.parquet", labels=["session"])
+    np.testing.assert_array_equal(found.values, values[:, :1])
+    assert found.targets == ("a",)
+    assert found.labels["session"].tolist() == ["x"] * N
+
+
+def test_voxels_of_a_mask(tmp_path, rng):
+    nibabel = pytest.importorskip("nibabel")
+    volumes = rng.standard_normal((4, 5, 6, N)).astype(np.float32)
+    mask = np.zeros((4, 5, 6), dtype=np.int16)
+    mask[1, 2, 3], mask[2, 0, 5], mask[3, 4, 0] = 1, 2, 2
+    nibabel.save(nibabel.Nifti1Image(volumes, np.eye(4)), tmp_path / "r.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "m.nii")
+    ids = tmp_path / "ids.txt"
+    ids.write_text("\n".join(IDS))
+    found = read_responses(tmp_path / "r.nii.gz", ids, tmp_path / "m.nii")
+    assert found.targets == ("1-2-3", "2-0-5", "3-4-0")
+    assert found.rois == ("1", "2", "2")
+    np.testing.assert_array_equal(found.values[:, 1], volumes[2, 0, 5])
+    assert found.grid.shape == (4, 5, 6)
+    assert found.grid.places.tolist() == [[1, 2, 3], [2, 0, 5], [3, 4, 0]]
+    with pytest.raises(RequestError, match=r"mask .* has shape \(2, 2, 2\); expected \(4, 5, 6\)"):
+        nibabel.save(nibabel.Nifti1Image(np.ones((2, 2, 2)), np.eye(4)), tmp_path / "w.nii")
+        read_responses(tmp_path / "r.nii.gz", ids, tmp_path / "w.nii")
+    with pytest.raises(RequestError, match="give --mask FILE"):
+        read_responses(tmp_path / "r.nii.gz", ids)
+
+
+def test_arrays_are_regions_and_stacks_are_repeats(tmp_path, rng):
+    v1, it = rng.standard_normal((2, N, 4)), rng.standard_normal((2, N, 2))
+    np.savez(tmp_path / "r.npz", V1=v1, IT=it, image_id=IDS, ncsnr=np.arange(6))
+    found = read_responses(tmp_path / "r.npz")
+    assert found.rois == ("V1",) * 4 + ("IT",) * 2
+    assert found.targets[3:5] == ("V1.3", "IT.0")
+    assert found.ids == IDS * 2
+    assert found.repeated
+    averaged = found.averaged()
+    assert averaged.ids == IDS
+    np.testing.assert_allclose(averaged.values[:, 4:], it.mean(axis=0))
+    assert averaged.ncsnr.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_order_never_matters_and_repeats_come_together(values, rng):
+    responses = Responses(values, IDS, ("a", "b", "c"))
+    order = rng.permutation(N)
+    shuffled = responses.rows(order)
+    wanted = [IDS[3], IDS[0], IDS[6], "else"]
+    with pytest.raises(RequestError, match=r"responses to 4 images without activations \('"):
+        shuffled.of_images(wanted[:3])
+    for given in (responses, shuffled):
+        found = given.of_images(wanted, skip_missing=True)
+        assert found.ids == (IDS[3], IDS[0], IDS[6])
+        np.testing.assert_array_equal(found.values, values[[3, 0, 6]])
+    with pytest.raises(RequestError, match=r"no image in common: one has '0.png', the other 'x'"):
+        responses.of_images(["x"], skip_missing=True)
+
+
+def case(tmp_path, **arrays):
+    np.savez(tmp_path / "r.npz", **arrays)
+    return tmp_path / "r.npz"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"a": np.zeros((N, 2))}, r"no 'image_id' .*--response-ids FILE"),
+        ({"image_id": IDS}, "holds no responses"),
+        ({"image_id": IDS, "a": np.zeros((2, N))}, r"\(2, 7\); expected \[7, targets\].*transpose"),
+        ({"image_id": IDS, "a": np.zeros((5, 2))}, r"shape \(5, 2\); expected \[7, targets\]"),
+        ({"image_id": IDS, "a": np.zeros((N, 2), complex)}, "expected numbers"),
+        ({"image_id": IDS, "a": np.zeros((N, 2)), "target": ["x"]}, "2 different names; 1 names"),
+        ({"image_id": IDS, "a": np.zeros((N, 2)), "target": ["x"] * 2}, "'x' is there twice"),
+        (
+            {"image_id": IDS, "a": np.zeros((N, 2)), "ncsnr": [1.0]},
+            "ncsnr has 1 values, expected 2",
+        ),
+        ({"image_id": IDS, "a": np.zeros((N, 2)), "roi": ["x"]}, "roi has 1 values, expected 2"),
+        (
+            {"image_id": IDS, "a": np.full((N, 2), np.nan)},
+            r"NaN or infinite in 2 targets \(a.0, a.1",
+        ),
+        ({"image_id": IDS, "a": np.zeros((N, 2)), "coordinates": [[1, 2]]}, r"expected \[2, 2\]"),
+    ],
+)
+def test_wrong_arrays_get_one_line(arrays, message, tmp_path):
+    with pytest.raises(RequestError, match=message) as caught:
+        read_responses(case(tmp_path, **arrays))
+    assert "\n" not in str(caught.value)
+    assert "r.npz" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a line of names"),
+        ("id,a\nx,1\n", "no column 'image_id'; expected it"),
+        ("image_id,a\nx,1\ny\n", "line 3: 1 cells; expected 2"),
+        ("image_id,a,a\nx,1,2\n", "two columns are named 'a'"),
+        ("image_id,a\nx,cat\n", "column 'a' holds 'cat'; expected numbers"),
+        ("image_id,a\nx,\ny,2\n", "NaN or infinite in 1 target"),
+        ("image_id\nx\n", "no column of responses"),
+    ],
+)
+def test_wrong_tables_get_one_line(text, message, tmp_path):
+    (tmp_path / "r.csv").write_text(text)
+    with pytest.raises(RequestError, match=message):
+        read_responses(tmp_path / "r.csv")
+
+
+def test_wrong_files_get_one_line(tmp_path):
+    for name, message in (
+        ("no.npz", "does not exist"),
+        ("r.txt", "expected npy, npz"),
+        ("r.h5", "not an HDF5 file"),
+        ("r.npy", "cannot be read"),
+    ):
+        if name.startswith("r"):
+            (tmp_path / name).write_text("text")
+        with pytest.raises(RequestError, match=message):
+            read_responses(tmp_path / name, None)
+    with pytest.raises(RequestError, match="is a folder"):
+        read_responses(tmp_path)
