@@ -283,6 +283,10 @@ def run_encode(run: EncodeRun, *, as_json: bool, quiet: bool) -> None:
     """Do what a validated run asks, and print how well each module predicts."""
     from ..pipeline.encode import encode
 
+    if run.figures:
+        from ..report.style import new_figure
+
+        new_figure(1, 1)  # what is missing for figures is said before hours of work
     with progress_bar("encoding", "reading", quiet, unit="folds") as progress:
         result = encode(
             run.store,
@@ -304,7 +308,7 @@ def run_encode(run: EncodeRun, *, as_json: bool, quiet: bool) -> None:
     if run.figures:
         from ..report.encoding_figures import draw_encoding
 
-        draw_encoding(run.out, _figure_data(result), run.figures)
+        draw_encoding(run.out, result, run.figures)
     if as_json:
         print_json(_as_json(result))
     elif not quiet:
@@ -312,24 +316,6 @@ def run_encode(run: EncodeRun, *, as_json: bool, quiet: bool) -> None:
         n, t = len(result.scores), len(result.targets)
         what = f"{counted(n, 'model')} of {counted(t, 'target')}"
         results.print(f"{run.out / 'scores.csv'}: {what}", markup=False)
-
-
-def _figure_data(result: EncodeResult) -> Any:
-    from ..report.encoding_figures import EncodingFigures
-
-    measured = result.responses
-    assert measured is not None
-    return EncodingFigures(
-        names=tuple(scored.name for scored in result.scores),
-        r=result.table,
-        targets=result.targets,
-        rois=result.rois,
-        ceiling=result.ceiling,
-        best=result.best,
-        measured=measured.values,
-        predicted=result.predicted,
-        grid=measured.grid,
-    )
 
 
 def _as_json(result: EncodeResult) -> list[dict[str, Any]]:

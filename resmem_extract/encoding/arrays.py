@@ -32,6 +32,14 @@ class Place:
         """Return an array of NumPy where it is computed with, in the precision of that."""
         return placing(self.device)(np.asarray(array, dtype=self.dtype))
 
+    def empty(self, shape: tuple[int, ...]) -> Any:
+        """Return a new array of any contents."""
+        if self.device == "cpu":
+            return np.empty(shape, dtype=self.dtype)
+        import torch
+
+        return torch.empty(shape, dtype=getattr(torch, self.dtype.name), device=self.device)
+
     @staticmethod
     def get(array: Any) -> npt.NDArray[Any]:
         """Return an array of NumPy."""

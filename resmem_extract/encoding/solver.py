@@ -133,19 +133,10 @@ def dual(basis: Basis, targets: npt.NDArray[np.floating], penalties: Floats) -> 
 
 def _in_basis(basis: Basis, targets: npt.NDArray[np.floating], means: Floats) -> Any:
     """Return ``Q' P y``, `[r, t]`."""
-    blocks = [
-        basis.vectors.T @ basis.place.put(targets[:, some] - means[some])
-        for some in _batches(targets.shape[1])
-    ]
-    return blocks[0] if len(blocks) == 1 else _joined(blocks)
-
-
-def _joined(blocks: Sequence[Any]) -> Any:
-    if isinstance(blocks[0], np.ndarray):
-        return np.concatenate(blocks, axis=1)
-    import torch
-
-    return torch.cat(list(blocks), dim=1)
+    parts = basis.place.empty((int(basis.vectors.shape[1]), targets.shape[1]))
+    for some in _batches(targets.shape[1]):
+        parts[:, some] = basis.vectors.T @ basis.place.put(targets[:, some] - means[some])
+    return parts
 
 
 def _held_out(

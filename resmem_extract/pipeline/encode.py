@@ -34,7 +34,7 @@ from ..encoding import (
 )
 from ..errors import RequestError, WorkError, given_path
 from ..gram import Rows, memory_in_bytes
-from ..partial_files import make_folders, write_text
+from ..partial_files import make_folders, removed_on_failure, write_text
 from ..store import EncodingWriter, Store, open_store
 from ..types import Progress
 from .chosen import choose_modules, model_name
@@ -148,7 +148,8 @@ def encode(
             names = study.responses.targets
             nothing = np.full(len(names), np.nan)
             return EncodeResult((), names, (), (), nothing, out=folder, already_complete=True)
-        return _run(study, entries, asked, folder, record, note, notes, progress)
+        with removed_on_failure(_make(folder)):
+            return _run(study, entries, asked, folder, record, note, notes, progress)
 
 
 def _check(
@@ -231,8 +232,6 @@ def _run(
 
     keep_all = folder is None or asked.partition
     rois = responses.rois or ("",) * responses.n_targets
-    if folder is not None:
-        _make(folder)
     with _writer(folder, study, asked.seed) as writer:
         for entry in entries:
             found, bands = _validate(study, entry, asked, note, step)
@@ -402,9 +401,12 @@ def _refuse_if_other(folder: Path, record: dict[str, Any]) -> None:
         )
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path | None) -> list[Path]:
+    """Make the folder of the result; return what was not there before."""
+    if folder is None:
+        return []
     try:
-        make_folders(folder / _SCORES)
+        return make_folders(folder / _SCORES)
     except OSError as error:
         raise WorkError(f"{folder} cannot be made: {error.strerror or error}") from error
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..compare import false_discovery_rate
-from ..encoding import Partition, Responses, mean_over_folds
+from ..encoding import Grid, Partition, Responses, mean_over_folds
 
 __all__ = ["EncodeResult", "Scored", "best_csv", "corrected", "partition_csv", "scores_csv"]
 
@@ -85,6 +85,23 @@ class EncodeResult:
     out: Path | None = None
     already_complete: bool = False
     """Whether the result was there already, from the very same request."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``network:module``, in the order of `scores`."""
+        return tuple(scored.name for scored in self.scores)
+
+    @property
+    def measured(self) -> npt.NDArray[np.floating]:
+        """What was predicted, `[n, t]`."""
+        if self.responses is None:
+            return np.empty((0, len(self.targets)))
+        return self.responses.values
+
+    @property
+    def grid(self) -> Grid | None:
+        """Where targets lie, if that is known."""
+        return None if self.responses is None else self.responses.grid
 
     @property
     def table(self) -> Floats:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "EncodingFigures",
+    "Encoded",
     "draw_best",
     "draw_encoding",
     "draw_flat_map",
@@ -34,34 +33,62 @@ _INCH = 0.075
 _MOST_POINTS = 5000
 
 
-@dataclass(frozen=True)
-class EncodingFigures:
-    """What is drawn; `L` modules, `t` targets, `n` measurements."""
+class Encoded(Protocol):
+    """What is drawn, as `encode` returns it; `L` modules, `t` targets, `n` measurements."""
 
-    names: tuple[str, ...]
-    """``network:module``, in the order of depth."""
-    r: Floats
-    """Mean over folds, `[L, t]`."""
-    targets: tuple[str, ...]
-    rois: tuple[str, ...]
-    ceiling: Floats
-    """Of r, `[t]`; NaN where there is none."""
-    best: npt.NDArray[np.intp]
-    """Module that predicts each target best, `[t]`; -1 for none."""
-    measured: npt.NDArray[np.floating]
-    """`[n, t]`."""
-    predicted: Mapping[str, npt.NDArray[np.floating]]
-    """By name of the module, `[n, t]`; of one at least."""
-    grid: Grid | None = None
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``network:module``, in the order of depth."""
+        ...
+
+    @property
+    def table(self) -> Floats:
+        """Mean r over folds, `[L, t]`."""
+        ...
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Their names."""
+        ...
+
+    @property
+    def rois(self) -> tuple[str, ...]:
+        """Region of each target; empty texts for none."""
+        ...
+
+    @property
+    def ceiling(self) -> Floats:
+        """Of r, `[t]`; NaN where there is none."""
+        ...
+
+    @property
+    def best(self) -> npt.NDArray[np.intp]:
+        """Module that predicts each target best, `[t]`; -1 for none."""
+        ...
+
+    @property
+    def measured(self) -> npt.NDArray[np.floating]:
+        """`[n, t]`."""
+        ...
+
+    @property
+    def predicted(self) -> Mapping[str, npt.NDArray[np.floating]]:
+        """By name of the module, `[n, t]`; of one at least."""
+        ...
+
+    @property
+    def grid(self) -> Grid | None:
+        """Where targets lie."""
+        ...
 
 
-def draw_encoding(folder: Path, data: EncodingFigures, formats: Sequence[str]) -> list[Path]:
+def draw_encoding(folder: Path, data: Encoded, formats: Sequence[str]) -> list[Path]:
     """Draw everything that the scores allow, and write it.
 
     Parameters
     ----------
     folder : Path
-    data : EncodingFigures
+    data : Encoded
     formats : sequence of str
         ``png``, ``svg``, ``pdf``.
 
@@ -76,7 +103,7 @@ def draw_encoding(folder: Path, data: EncodingFigures, formats: Sequence[str]) -
         figures["profile"] = draw_profile_of_depth(data)
         figures["best"] = draw_best(data)
     if data.grid is not None:
-        top = np.where(np.isfinite(data.r), data.r, -np.inf).max(axis=0)
+        top = np.where(np.isfinite(data.table), data.table, -np.inf).max(axis=0)
         top[np.isinf(top)] = np.nan
         figures["map_r"] = draw_flat_map(data.grid, top, "r of the best module")
         if len(data.names) > 1:
@@ -88,7 +115,7 @@ def draw_encoding(folder: Path, data: EncodingFigures, formats: Sequence[str]) -
     return written
 
 
-def draw_profile_of_depth(data: EncodingFigures) -> Figure:
+def draw_profile_of_depth(data: Encoded) -> Figure:
     """Draw mean r over the modules of each network, one line a region, with its noise ceiling.
 
     Bands are 95 % intervals of the mean over targets (1.96 standard errors).
@@ -105,7 +132,7 @@ def draw_profile_of_depth(data: EncodingFigures) -> Figure:
         x = np.arange(len(own))
         for k, (region, columns) in enumerate(regions.items()):
             colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
-            values = data.r[own][:, columns]
+            values = data.table[own][:, columns]
             mean, half = _mean_and_half(values)
             label = f"{region} ({len(columns)})" if len(columns) > 1 else region
             axes.plot(x, mean, color=colour, marker=marker, markersize=4.5, label=label)
@@ -130,7 +157,7 @@ def draw_profile_of_depth(data: EncodingFigures) -> Figure:
     return figure
 
 
-def draw_best(data: EncodingFigures) -> Figure:
+def draw_best(data: Encoded) -> Figure:
     """Draw for how many targets each module is the best, regions on top of one another."""
     regions = _regions(data)
     longest = max(len(name) for name in data.names) * _INCH
@@ -153,15 +180,15 @@ def draw_best(data: EncodingFigures) -> Figure:
     return figure
 
 
-def draw_predictions(data: EncodingFigures, most: int = 4) -> Figure:
+def draw_predictions(data: Encoded, most: int = 4) -> Figure:
     """Draw predicted against measured values, for the targets that are predicted best."""
     name = max(
         (name for name in data.predicted if name in data.names),
         key=lambda name: np.nanmax(
-            np.append(data.r[data.names.index(name)], -math.inf), initial=-math.inf
+            np.append(data.table[data.names.index(name)], -math.inf), initial=-math.inf
         ),
     )
-    scores = data.r[data.names.index(name)]
+    scores = data.table[data.names.index(name)]
     order = np.argsort(-np.where(np.isfinite(scores), scores, -np.inf), kind="stable")[:most]
     figure = new_figure(2.9 * len(order) + 0.4, 3.5)
     panels = figure.subplots(1, len(order), squeeze=False)[0]
@@ -239,7 +266,7 @@ def _colours(n: int) -> Any:
     return matplotlib.colormaps[SEQUENTIAL].resampled(n)
 
 
-def _regions(data: EncodingFigures) -> dict[str, npt.NDArray[np.intp]]:
+def _regions(data: Encoded) -> dict[str, npt.NDArray[np.intp]]:
     """Return the targets of each region; few targets without region are drawn one by one."""
     few = len(data.targets) <= len(COLOURS) and not any(data.rois)
     names = data.targets if few else [roi or "all targets" for roi in data.rois]

@@ -201,3 +201,30 @@ def test_himalayas_switch_is_set_back():
             pass
     finally:
         set_backend("numpy")
+
+
+@pytest.mark.parametrize("form", ["kernel", "primal"])
+@pytest.mark.parametrize("p", [12, 200])
+def test_pytorch_computes_the_same(form, p):
+    """``cpu:0`` is PyTorch's name of the processor, and takes the way of a GPU."""
+    pytest.importorskip("torch")
+    x, y = made(p)
+    fold = fold_of()
+    ours = basis_of(form, x, fold)
+    place = place_on("cpu:0")
+    if form == "primal":
+        theirs = from_features(x, fold, place)
+    else:
+        products = grams(x, device="cpu:0")["plain"].products
+        theirs = from_products(products, np.arange(N), fold, place)
+    expected = ridge(ours, y[fold.train], fold.inner, PENALTIES)
+    found = ridge(theirs, y[fold.train], fold.inner, PENALTIES)
+    np.testing.assert_array_equal(found.penalties, expected.penalties)
+    np.testing.assert_allclose(found.predicted, expected.predicted, rtol=1e-8)
+    np.testing.assert_allclose(
+        dual(theirs, y[fold.train], found.penalties),
+        dual(ours, y[fold.train], found.penalties),
+        atol=1e-9,
+    )
+    scaled, others = scaled_grams(x, [fold.train], device="cpu:0"), scaled_grams(x, [fold.train])
+    np.testing.assert_allclose(scaled[0], others[0], atol=1e-8)

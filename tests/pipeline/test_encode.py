@@ -318,8 +318,7 @@ def test_wrong_requests_are_refused_and_nothing_is_written(
 ):
     with pytest.raises(RequestError, match=message):
         rx.encode(store, **{"responses": responses, "out": tmp_path / "o", **options})
-    assert not (tmp_path / "o" / "scores.csv").exists()
-    assert not list((tmp_path / "o").glob("*"))
+    assert not (tmp_path / "o").exists()
 
 
 def test_responses_in_memory(store, rng):
@@ -327,3 +326,23 @@ def test_responses_in_memory(store, rng):
     given = Responses(values, tuple(IDS), tuple("abcde"))
     found = rx.encode(store, "fc", responses=given, scale="zscore")
     assert (found.table > 0.6).all()
+
+
+def test_the_layer_that_responses_were_made_of_is_named(store, rng):
+    """200 targets at SNR 1; the score is what noise leaves of the score of the signal itself."""
+    signal = from_layer(store, "fc", np.random.default_rng(7), t=200, snr=1e12)
+    noisy = signal + rng.standard_normal(signal.shape)
+    targets = tuple(str(k) for k in range(200))
+    found = rx.encode(store, responses=Responses(noisy, tuple(IDS), targets), scale="zscore")
+    assert (found.best == 2).mean() >= 0.95
+    own = found.predicted["net:fc"]
+    true = np.array([signal[IDS.index(image_id)] for image_id in found.responses.ids])
+    number = kfolds(found.responses.ids).numbers
+    of_signal = np.mean(
+        [
+            [np.corrcoef(own[number == k, t], true[number == k, t])[0, 1] for t in range(200)]
+            for k in range(5)
+        ]
+    )
+    # Noise as large as the signal leaves 1 / sqrt(2) of a correlation with it.
+    assert found.table[2].mean() == pytest.approx(of_signal / math.sqrt(2), abs=0.02)
