@@ -71,6 +71,8 @@ class Picked:
             return self._rows[key]
         first, *rest = key if isinstance(key, tuple) else (key,)
         wanted = self._order[first]
+        if (np.diff(wanted) > 0).all():
+            return self._rows[(wanted, *rest)]
         # Files are read forward: in the order that they have, and put in ours afterwards.
         ascending, place = np.unique(wanted, return_inverse=True)
         return self._rows[(ascending, *rest)][place]

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import EncodeOptions, validated
-from ..encoding import (
-    Banded,
-    BandedOptions,
-    FeatureOptions,
-    Fold,
-    Responses,
-    Validated,
-    banded_models,
-    checked_penalties,
-    cross_validate,
-    linear_models,
-    partition_variance,
-    place_on,
-    pls_models,
-    product_measure,
-    ridge_models,
-)
+from ..encoding import Responses, Validated, checked_penalties, partition_variance
 from ..errors import RequestError, WorkError, given_path
-from ..gram import Rows, memory_in_bytes
+from ..gram import memory_in_bytes
 from ..partial_files import make_folders, removed_on_failure, write_text
 from ..store import EncodingWriter, Store, open_store
 from ..types import Progress
-from .chosen import choose_modules, model_name
 from .encode_features import prepared
+from .encode_models import Bands, Entry, entries_of, scored_entry, validate_entry
 from .encode_study import Study, join
 from .encode_tables import (
     EncodeResult,
@@ -57,19 +40,6 @@ __all__ = ["encode"]
 
 Tell = Callable[[str], None]
 _SCORES, _MODEL, _RECORD = "scores.csv", "model.h5", "encode.json"
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One line of the study: a module, or several as bands of one model."""
-
-    model: str
-    module: str
-    parts: tuple[tuple[Store, str], ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.model}:{self.module}"
 
 
 def encode(
@@ -139,7 +109,7 @@ def encode(
 
     with ExitStack() as stack:
         opened = [stack.enter_context(open_store(path)) for path in given]
-        entries = _entries(opened, texts, asked)
+        entries = entries_of(opened, texts, asked)
         measured = _responses(opened[0], responses, columns, asked)
         study = join(opened, measured, asked, note)
         record = _record(opened, entries, measured, asked) | {"also": dict(also or {})}
@@ -160,8 +130,10 @@ def _check(
         raise RequestError("give --responses FILE or --target COLUMN of the images, one of the two")
     if asked.alpha:
         checked_penalties(asked.alpha)
-    if asked.pca is not None and asked.method == "banded":
+    if asked.pca is not None and (asked.method == "banded" or asked.partition):
         raise RequestError("--pca goes with one feature space; banded ridge has several")
+    if asked.partition and asked.method not in ("ridge", "banded"):
+        raise RequestError(f"--partition is of ridge regression, not of {asked.method}")
     if asked.partition and (texts is None or len(texts) != 2):
         n = 0 if texts is None else len(texts)
         raise RequestError(
@@ -186,32 +158,9 @@ def _responses(
     return read_responses(path, asked.response_ids, asked.mask, labels)
 
 
-def _entries(
-    stores: Sequence[Store], texts: Sequence[str] | None, asked: EncodeOptions
-) -> list[_Entry]:
-    """Return the models to make: of each module, or of sets of them."""
-
-    def of(pairs: Sequence[tuple[Store, str]]) -> _Entry:
-        models = dict.fromkeys(model_name(store) for store, _ in pairs)
-        several = len(models) > 1
-        modules = [f"{model_name(s)}:{path}" if several else path for s, path in pairs]
-        return _Entry("+".join(models), "+".join(modules), tuple(pairs))
-
-    chosen = choose_modules(stores, texts)
-    if asked.partition:
-        assert texts is not None
-        a, b = (choose_modules(stores, [text]) for text in texts)
-        if both := {path for _, path in a} & {path for _, path in b}:
-            raise RequestError(f"--partition: {min(both)} is in both sets")
-        return [of(a), of(b), of([*a, *b])]
-    if asked.method == "banded":
-        return [of(chosen)]
-    return [of([pair]) for pair in chosen]
-
-
 def _run(
     study: Study,
-    entries: Sequence[_Entry],
+    entries: Sequence[Entry],
     asked: EncodeOptions,
     folder: Path | None,
     record: dict[str, Any],
@@ -234,8 +183,8 @@ def _run(
     rois = responses.rois or ("",) * responses.n_targets
     with _writer(folder, study, asked.seed) as writer:
         for entry in entries:
-            found, bands = _validate(study, entry, asked, note, step)
-            scored = _scored(entry, found, bands)
+            found, bands = validate_entry(study, entry, asked, note, step)
+            scored = scored_entry(entry, found, bands)
             scores.append(scored)
             best_yet = scored.mean_r[np.isfinite(scored.mean_r)].max(initial=-np.inf)
             if keep_all or best_yet >= max(_tops(scores)):
@@ -276,80 +225,9 @@ def _tops(scores: Sequence[Scored]) -> list[float]:
     return [float(s.mean_r[np.isfinite(s.mean_r)].max(initial=-np.inf)) for s in scores]
 
 
-Bands = dict[str, dict[str, npt.NDArray[np.float64]]]
-
-
-def _validate(
-    study: Study, entry: _Entry, asked: EncodeOptions, note: Tell, step: Callable[[], None]
-) -> tuple[Validated, Bands]:
-    """Cross-validate one model; what its bands contribute comes beside it."""
-    images, targets = study.images, study.responses.values
-    folds = list(study.folds)
-    options = FeatureOptions(asked.scale, asked.pca, memory=asked.memory)
-    penalties = checked_penalties(asked.alpha) if asked.alpha else None
-    names = [f"{model_name(store)}:{path}" for store, path in entry.parts]
-    features: list[Rows] = [
-        prepared(store[path], study.order(store), asked, name, note)
-        for (store, path), name in zip(entry.parts, names, strict=True)
-    ]
-    about: dict[str, Any] = {"ids": study.ids}
-    bands: Bands = {}
-    if len(features) > 1 or asked.method == "banded":
-        search = BandedOptions(asked.iterations, penalties, asked.seed, asked.device)
-        heard = _listener(bands, names, study)
-        models = banded_models(
-            features, images, folds, options, search, heard, names=names, **about
-        )
-        return cross_validate(models, targets, study.chance, progress=step), bands
-    about["name"] = entry.name
-    (rows,) = features
-    if asked.method == "pls":
-        models = pls_models(rows, images, folds, options, asked.components, **about)
-        return cross_validate(models, targets, study.chance, alone=False, progress=step), bands
-    place = place_on(asked.device)
-    if asked.method == "linear":
-        models = linear_models(rows, images, folds, options, place, **about)
-    else:
-        models = ridge_models(rows, images, folds, options, place, penalties, **about)
-    return cross_validate(models, targets, study.chance, progress=step), bands
-
-
-def _listener(bands: Bands, names: Sequence[str], study: Study) -> Callable[[Fold, Banded], None]:
-    """Return what keeps the share of each band, the first time that a fold is predicted."""
-    heard: set[str] = set()
-
-    def listen(fold: Fold, found: Banded) -> None:
-        if fold.name in heard:  # a permutation
-            return
-        heard.add(fold.name)
-        measured = study.responses.values[fold.test]
-        shares = product_measure(measured, found.bands, found.means)
-        for k, name in enumerate(names):
-            kept = bands.setdefault(name, {})
-            for what, values in (("r2", shares[k]), ("weight", found.weights[k])):
-                before = kept.get(what, np.empty((0, len(values))))
-                kept[what] = np.vstack([before, values])
-
-    return listen
-
-
-def _scored(entry: _Entry, found: Validated, bands: Bands) -> Scored:
-    nothing = np.full(found.r.shape[1], np.nan)
-    return Scored(
-        entry.model,
-        entry.module,
-        found.r,
-        found.r2,
-        found.penalties,
-        nothing if found.p is None else found.p,
-        nothing,
-        {name: kept["r2"] for name, kept in bands.items()},
-    )
-
-
 def _partition(
     study: Study,
-    entries: Sequence[_Entry],
+    entries: Sequence[Entry],
     predicted: Mapping[str, npt.NDArray[np.floating]],
     asked: EncodeOptions,
 ) -> Any:
@@ -363,7 +241,7 @@ def _partition(
 
 
 def _record(
-    stores: Sequence[Store], entries: Sequence[_Entry], responses: Responses, asked: EncodeOptions
+    stores: Sequence[Store], entries: Sequence[Entry], responses: Responses, asked: EncodeOptions
 ) -> dict[str, Any]:
     """Return all that the result depends on, as JSON values."""
     return {
@@ -428,7 +306,7 @@ def _writer(folder: Path | None, study: Study, seed: int) -> Any:
         raise WorkError(f"{folder / _MODEL} cannot be written: {error}") from error
 
 
-def _add(writer: EncodingWriter, entry: _Entry, found: Validated, bands: Bands) -> None:
+def _add(writer: EncodingWriter, entry: Entry, found: Validated, bands: Bands) -> None:
     arrays: dict[str, npt.NDArray[Any]] = {
         "predicted": found.predicted,
         "r": found.r,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from pathlib import Path
 
 import h5py
@@ -309,6 +310,7 @@ def test_missing_images_are_named_and_skipped_if_asked(store, responses, tmp_pat
         ({"memory": "much"}, "expected an amount such as 2GB"),
         ({"memory": "10kB"}, "all pairs of 60 images need about"),
         ({"weights": True, "method": "pls"}, "--weights are of ridge regression"),
+        ({"partition": True, "method": "pls", "modules": ["fc", "conv1"]}, "not of pls"),
         ({"responses": "no.npz"}, "no.npz does not exist"),
         ({"permutation": 3}, "unknown option 'permutation'; did you mean permutations"),
     ],
@@ -346,3 +348,20 @@ def test_the_layer_that_responses_were_made_of_is_named(store, rng):
     )
     # Noise as large as the signal leaves 1 / sqrt(2) of a correlation with it.
     assert found.table[2].mean() == pytest.approx(of_signal / math.sqrt(2), abs=0.02)
+
+
+def test_code_of_the_page_runs(tmp_path, rng, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "encoding.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    names = ["features.layer1", "features.layer2"]
+    specs = [ActivationSpec(name, name, (5,), ("image", "unit")) for name in names]
+    with StoreWriter(tmp_path / "activations.h5", specs, N) as writer:
+        arrays = {name: rng.random((N, 5), dtype=np.float32) for name in names}
+        writer.append(IDS, [f"{k:064x}" for k in range(N)], arrays)
+        writer.finish({}, provenance={"model": "resmem"})
+    np.savez(tmp_path / "v1.npz", V1=rng.standard_normal((N, 3)), image_id=IDS)
+    scope: dict[str, object] = {}
+    exec(compile(block, "encoding.md", "exec"), scope)
+    assert scope["result"].table.shape == (2, 3)
+    assert (tmp_path / "v1" / "scores.csv").is_file()
