@@ -111,8 +111,9 @@ def encode(
         opened = [stack.enter_context(open_store(path)) for path in given]
         entries = entries_of(opened, texts, asked)
         measured = _responses(opened[0], responses, columns, asked)
-        study = join(opened, measured, asked, note)
         record = _record(opened, entries, measured, asked) | {"also": dict(also or {})}
+        study = join(opened, measured, asked, note)
+        del measured  # as large as the study's own
         if folder is not None and (folder / _RECORD).exists() and not asked.overwrite:
             _refuse_if_other(folder, record)
             names = study.responses.targets
