@@ -85,7 +85,7 @@ def encode(
     RequestError
         If the request is wrong; nothing has been written.
     WorkError
-        If the result cannot be written.
+        If a store is damaged, or the result cannot be written.
 
     Examples
     --------
@@ -119,6 +119,7 @@ def encode(
             names = study.responses.targets
             nothing = np.full(len(names), np.nan)
             return EncodeResult((), names, (), (), nothing, out=folder, already_complete=True)
+        _check_stores(opened, entries)
         with removed_on_failure(_make(folder)):
             return _run(study, entries, asked, folder, record, note, notes, progress)
 
@@ -145,6 +146,13 @@ def _check(
         raise RequestError(
             f"--weights are of ridge regression; method {asked.method} has none here"
         )
+
+
+def _check_stores(stores: Sequence[Store], entries: Sequence[Entry]) -> None:
+    """Raise if activations are damaged: no number that is made of them would show it."""
+    parts = [part for entry in entries for part in entry.parts]
+    for store in stores:
+        store.check(dict.fromkeys(path for other, path in parts if other is store))
 
 
 def _responses(

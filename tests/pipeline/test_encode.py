@@ -15,7 +15,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 
 import resmem_extract as rx
 from resmem_extract.encoding import Responses, kfolds
-from resmem_extract.errors import RequestError
+from resmem_extract.errors import RequestError, WorkError
 from resmem_extract.pipeline.encode_features import johnson_lindenstrauss_size
 from resmem_extract.store import StoreWriter
 from resmem_extract.types import ActivationSpec
@@ -365,3 +365,12 @@ def test_code_of_the_page_runs(tmp_path, rng, monkeypatch):
     exec(compile(block, "encoding.md", "exec"), scope)
     assert scope["result"].table.shape == (2, 3)
     assert (tmp_path / "v1" / "scores.csv").is_file()
+
+
+def test_damaged_activations_are_not_used(store, responses, tmp_path):
+    with h5py.File(store, "r+") as file:
+        file["features/fc"][3, 5] += 1
+    with pytest.raises(WorkError, match="fc"):
+        rx.encode(store, "fc", responses=responses, out=tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+    assert rx.encode(store, "conv1", responses=responses).table.shape == (1, 10)
