@@ -86,5 +86,5 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 # One command, so that pip finds versions of everything that go with thingsvision's.
 $(TV_VENV)/.installed: pyproject.toml
 	$(TV_PYTHON) -m venv $(TV_VENV)
-	$(TV_BIN)/python -m pip --disable-pip-version-check install --quiet --editable '.[test-core,thingsvision]'
+	$(TV_BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --editable '.[test-core,thingsvision]'
 	@touch $@

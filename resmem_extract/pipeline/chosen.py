@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import RequestError, UnknownModuleError
 from ..store import Store
 
-__all__ = ["choose_modules", "model_name"]
+__all__ = ["check_chosen", "choose_modules", "model_name"]
 
 
 def choose_modules(
@@ -42,6 +42,18 @@ def choose_modules(
         names[name] = store.path
         pairs.append((store, path))
     return pairs
+
+
+def check_chosen(chosen: Iterable[tuple[Store, str]]) -> None:
+    """Hold modules against their checksums, before anything is computed from them.
+
+    Raises
+    ------
+    WorkError
+        If one is damaged.
+    """
+    for store, path in dict.fromkeys(chosen):
+        store.check([path])
 
 
 def _matches(stores: Sequence[Store], text: str) -> Iterator[tuple[int, str]]:

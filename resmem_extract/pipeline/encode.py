@@ -20,6 +20,7 @@ from ..gram import memory_in_bytes
 from ..partial_files import make_folders, removed_on_failure, write_text
 from ..store import EncodingWriter, Store, open_store
 from ..types import Progress
+from .chosen import check_chosen
 from .encode_features import prepared
 from .encode_models import Bands, Entry, entries_of, scored_entry, validate_entry
 from .encode_study import Study, join
@@ -119,7 +120,7 @@ def encode(
             names = study.responses.targets
             nothing = np.full(len(names), np.nan)
             return EncodeResult((), names, (), (), nothing, out=folder, already_complete=True)
-        _check_stores(opened, entries)
+        check_chosen(part for entry in entries for part in entry.parts)
         with removed_on_failure(_make(folder)):
             return _run(study, entries, asked, folder, record, note, notes, progress)
 
@@ -146,13 +147,6 @@ def _check(
         raise RequestError(
             f"--weights are of ridge regression; method {asked.method} has none here"
         )
-
-
-def _check_stores(stores: Sequence[Store], entries: Sequence[Entry]) -> None:
-    """Raise if activations are damaged: no number that is made of them would show it."""
-    parts = [part for entry in entries for part in entry.parts]
-    for store in stores:
-        store.check(dict.fromkeys(path for other, path in parts if other is store))
 
 
 def _responses(

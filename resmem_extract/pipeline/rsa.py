@@ -32,7 +32,7 @@ from ..gram import memory_in_bytes
 from ..partial_files import make_folders, write_text
 from ..store import Store, open_store, write_rdms
 from ..types import Progress
-from .chosen import choose_modules, model_name
+from .chosen import check_chosen, choose_modules, model_name
 from .provenance import now
 from .references import Reference, read_id_list, read_references
 from .rsa_sampled import sampled_entities
@@ -118,8 +118,7 @@ def compare_stores(
         if folder is not None and (folder / _RECORD).exists() and not asked.overwrite:
             _refuse_if_other(folder, record)
             return RsaResult(Table(), (), (), {}, folder, already_complete=True)
-        for store in opened:
-            store.check([path for other, path in chosen if other is store])
+        check_chosen(chosen)
         columns = _columns(opened[0])
         if asked.pairs is not None:
             arrays = [(f"{model_name(store)}:{path}", store[path]) for store, path in chosen]

@@ -91,8 +91,8 @@ def draw_rdm(
     what = f"images (n = {rdm.n_images}), in the same order on both axes"
     axes.xaxis.set_label_position("bottom")
     axes.yaxis.set_label_position("left")
-    axes.set_xlabel(what, labelpad=room + 4)
-    axes.set_ylabel(what, labelpad=room + 4)
+    axes.set_xlabel(what, labelpad=1.15 * room + 4)  # the layout may widen the matrix a little
+    axes.set_ylabel(what, labelpad=1.15 * room + 4)
     return figure
 
 

@@ -99,7 +99,7 @@ def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
             path = stem.with_name(f"{stem.name}.{ending}")
             scratch = partial_name(path)
             try:
-                figure.savefig(scratch, format=ending, dpi=_RESOLUTION)
+                figure.savefig(scratch, format=ending, dpi=_RESOLUTION, bbox_inches="tight")
                 scratch.replace(path)
             finally:
                 scratch.unlink(missing_ok=True)

@@ -43,6 +43,7 @@ def blocks(document: Path, language: str) -> list[str]:
 def lines_of_commands(document: Path) -> list[str]:
     """Return what a document tells users to type: indented lines and code in tables and text."""
     text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"\\\n +", "", text)
     candidates = re.findall(r"^    (.+)$", text, re.MULTILINE) + re.findall(r"`([^`\n]+)`", text)
     found = [line.split("#")[0].strip() for line in candidates]
     return [line for line in found if re.match(r"(resmem-extract|extract) \S", line)]
