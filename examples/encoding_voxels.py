@@ -42,7 +42,13 @@ def run(out: Path, n_images: int, n_voxels: int) -> dict[str, float]:
     rx.extract("resmem", MODULES, table, out=store, pool="avg")
     make_voxels(store, out / "voxels.npz", n_voxels)
     result = rx.encode(
-        store, responses=out / "voxels.npz", out=out / "encode", groups="photograph", overwrite=True
+        store,
+        responses=out / "voxels.npz",
+        out=out / "encode",
+        groups="photograph",
+        folds=10,
+        scale="zscore",
+        overwrite=True,
     )
     draw_encoding(out / "encode", result, ["png"])
     shares = {}

@@ -146,7 +146,8 @@ def draw_profile_of_depth(data: Encoded) -> Figure:
         axes.set_title(network)
         axes.set_xlabel("module, in the order of the store")
         plain(axes)
-    panels[0].set_ylabel("r, mean over targets and folds")
+    several = any(len(columns) > 1 for columns in regions.values())
+    panels[0].set_ylabel("r, mean over targets and folds" if several else "r, mean over folds")
     handles, labels = panels[0].get_legend_handles_labels()
     if np.isfinite(data.ceiling).any():
         from matplotlib.lines import Line2D
