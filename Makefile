@@ -17,8 +17,7 @@ TV_FITS := 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info < (3
 TV_BIN := $(TV_VENV)/bin
 # What any old torch and NumPy have to bear: the plugin, and the contracts of the core.
 TV_TESTS := $(addprefix tests/,thingsvision test_module_path.py test_path_grammar.py \
-	$(addprefix store/test_,reader.py writer.py selection.py) \
-	$(addprefix capture/test_,dry_run.py engine.py fused.py graph.py hooks.py) \
+	store/test_selection.py $(addprefix capture/test_,dry_run.py engine.py graph.py hooks.py) \
 	$(addprefix models/test_,resmem.py thingsvision.py) pipeline/test_score.py)
 # Their packages warn of much that is not ours to mend. A file stays in one process: TensorFlow is slow to import.
 TV_PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(TV_BIN)/python -m pytest --override-ini filterwarnings=default \
@@ -80,7 +79,7 @@ $(VENV)/.samples: pyproject.toml | $(VENV)/.made
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
-	$(PIP) --editable '.[dev]'
+	$(PIP) --no-compile --editable '.[dev]'
 	@touch $@ $(VENV)/.samples
 
 # One command, so that pip finds versions of everything that go with thingsvision's.

@@ -251,7 +251,7 @@ def test_shared_modules(onednn: bool) -> None:
     [
         lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
         lambda: nn.Conv2d(4, 4, 3, padding="same"),
-        lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)),
+        lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 3)),
         lambda: nn.Conv2d(4, 4, 3).double(),
     ],
 )
@@ -454,6 +454,8 @@ def test_the_networks_own_weights_stay_as_they_are() -> None:
 def test_reduced_precisions_have_convolutions_of_their_own(precision: str) -> None:
     network = stack(convolution(), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
     usual = capture_of(network, "1", "4")
+    if precision == "float16" and not torch.autocast("cpu", torch.float16)._enabled:
+        pytest.skip("this torch computes in no float16 on processors")
     reduced = in_precision(usual, precision, images)
     assert (usual.engine, reduced.engine, reduced.precision) == ("fused", "fused", precision)
     (conv,) = convolutions(reduced.run)
