@@ -79,7 +79,7 @@ $(VENV)/.samples: pyproject.toml | $(VENV)/.made
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
-	$(PIP) --no-compile --editable '.[dev]'
+	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.samples
 
 # One command, so that pip finds versions of everything that go with thingsvision's.
