@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import counted
-from .options import FLAG, JsonOption, OverwriteOption, QuietOption, as_option
+from .options import (
+    FLAG,
+    JsonOption,
+    ModulesOption,
+    OverwriteOption,
+    QuietOption,
+    StoresArgument,
+    as_option,
+    requested,
+)
 from .tables import print_table
 from .terminal import notes, print_json, progress_bar, results
 
@@ -27,9 +36,7 @@ _MOST_LINES = 20
 
 
 def encode_command(
-    store: Annotated[
-        list[str], typer.Argument(metavar="STORE...", help="Feature stores, one a network.")
-    ],
+    store: StoresArgument,
     out: Annotated[
         str,
         typer.Option(
@@ -91,14 +98,7 @@ def encode_command(
             rich_help_panel=_RESPONSES,
         ),
     ] = "stop",
-    module: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--module",
-            metavar="PATH",
-            help="Module path or pattern, of any store that has it; default: all. Repeat it.",
-        ),
-    ] = None,
+    module: ModulesOption = None,
     method: Annotated[
         str,
         typer.Option(
@@ -266,16 +266,10 @@ def encode_command(
 
     Example: resmem-extract encode f.h5 --responses v1.npz --module 'features.layer*' --out v1/
     """
-    asked = {
-        key: value
-        for key, value in locals().items()
-        if key not in ("as_json", "quiet") and value is not None
-    }
-    if figures == ["none"]:
-        asked["figures"] = []
+    asked = requested("encode", locals())
     from ..config import EncodeRun, validated
 
-    run = validated(EncodeRun, {"command": "encode", **asked}, "encode", as_option)
+    run = validated(EncodeRun, asked, "encode", as_option)
     run_encode(run, as_json=as_json, quiet=quiet)
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "JsonOption",
     "ModelOption",
     "ModelsOption",
+    "ModulesOption",
     "OnErrorOption",
     "OverwriteOption",
     "PrecisionOption",
@@ -31,6 +32,7 @@ __all__ = [
     "SeedOption",
     "ShardOption",
     "StoreArgument",
+    "StoresArgument",
     "StreamsOption",
     "ThreadsOption",
     "TransformOption",
@@ -54,13 +56,20 @@ _HOW_TO_PRINT = ("as_json", "quiet")
 
 
 def requested(command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a command's arguments, its `locals()`, as the keys of a run configuration."""
+    """Return a command's arguments, its `locals()`, as the keys of a run configuration.
+
+    What was not given is left out, so that the configuration's own defaults hold.
+    """
     asked = {
         _RENAMED.get(name, name): value
         for name, value in arguments.items()
-        if name not in _HOW_TO_PRINT
+        if name not in _HOW_TO_PRINT and value is not None
     }
-    return {"command": command, "verify": not asked.pop("unverified"), **asked}
+    if "unverified" in asked:
+        asked["verify"] = not asked.pop("unverified")
+    if asked.get("figures") == ["none"]:
+        asked["figures"] = []
+    return {"command": command, **asked}
 
 
 def as_option(key: str) -> str:
@@ -68,6 +77,17 @@ def as_option(key: str) -> str:
     return "--" + key.replace("_", "-")
 
 
+StoresArgument = Annotated[
+    list[str], typer.Argument(metavar="STORE...", help="Feature stores, one a network.")
+]
+ModulesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--module",
+        metavar="PATH",
+        help="Module path or pattern, of any store that has it; default: all. Repeat it.",
+    ),
+]
 StoreArgument = Annotated[str, typer.Argument(metavar="FILE", help="A feature store.")]
 _MODEL_HELP = (
     "Network: resmem, torchvision/resnet50, torchvision/resnet50@IMAGENET1K_V1, "

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import RequestError
-from .options import JsonOption, OverwriteOption, QuietOption, as_option
+from .options import (
+    JsonOption,
+    ModulesOption,
+    OverwriteOption,
+    QuietOption,
+    StoresArgument,
+    as_option,
+    requested,
+)
 from .tables import print_table
 from .terminal import notes, print_json, progress_bar, results
 
@@ -24,21 +32,12 @@ _FIGURES = "Figures"
 
 
 def rsa_command(
-    store: Annotated[
-        list[str], typer.Argument(metavar="STORE...", help="Feature stores, one a network.")
-    ],
+    store: StoresArgument,
     out: Annotated[
         str,
         typer.Option("--out", metavar="DIR", help="Folder for rsa.csv, rdms.h5 and the figures."),
     ],
-    module: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--module",
-            metavar="PATH",
-            help="Module path or pattern, of any store that has it; default: all. Repeat it.",
-        ),
-    ] = None,
+    module: ModulesOption = None,
     reference: Annotated[
         list[str] | None,
         typer.Option(
@@ -145,16 +144,10 @@ def rsa_command(
 
     Example: resmem-extract rsa activations.h5 --reference human_IT.npz --bootstrap 1000 --out rsa/
     """
-    asked = {
-        key: value
-        for key, value in locals().items()
-        if key not in ("as_json", "quiet") and value is not None
-    }
-    if figures == ["none"]:
-        asked["figures"] = []
+    asked = requested("rsa", locals())
     from ..config import RsaRun, validated
 
-    run = validated(RsaRun, {"command": "rsa", **asked}, "rsa", as_option)
+    run = validated(RsaRun, asked, "rsa", as_option)
     run_rsa(run, as_json=as_json, quiet=quiet)
 
 
