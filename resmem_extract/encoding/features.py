@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RequestError
-from ..gram import Rows, grams, memory_in_bytes
+from ..gram import Rows, grams, memory_in_bytes, not_finite
 from ..scaled_gram import CONSTANT, scaled_grams
 from .arrays import Place
 from .basis import Basis, from_features, from_products
@@ -195,9 +195,7 @@ def features_of(rows: Rows, name: str, ids: Sequence[str] | None = None) -> Floa
     """
     features = np.asarray(rows[:]).reshape(rows.shape[0], -1).astype(np.float64)
     if not np.isfinite(features).all():
-        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
-        which = ids[row] if ids is not None else f"row {row}"
-        raise RequestError(f"{name}: NaN or infinite activations, first of {which}")
+        raise RequestError(not_finite(features, name, ids))
     return features
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..compare.files import ABOUT_KEY, ID_KEY, SUBJECT_KEY, npz_arrays, read_npz
 from ..errors import RequestError, nearest
 from ..rdm import RDM
 from ..store import is_rdm_file, read_rdms
+from ..weights import file_sha256
 
 __all__ = ["Reference", "read_id_list", "read_references"]
 
@@ -101,7 +101,7 @@ def read_references(text: str, ids: Sequence[str] | None = None) -> list[Referen
             close = nearest(key, names) or names
             raise RequestError(f"{path} has no reference {key!r}; it has {', '.join(close)}")
         found = [reference for reference in found if reference.name == key]
-    sha256 = _sha256(path)
+    sha256 = file_sha256(path)
     return [replace(reference, sha256=sha256) for reference in found]
 
 
@@ -130,10 +130,6 @@ def _split(text: str) -> tuple[Path, str | None]:
         return Path(before), key
     what = "is a folder" if path.is_dir() else "does not exist"
     raise RequestError(f"reference {text} {what}; name a file, such as human_IT.npz")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _npz(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:

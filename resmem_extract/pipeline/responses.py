@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,9 @@ import numpy.typing as npt
 
 from ..compare.files import npz_arrays
 from ..encoding import Grid, Responses
-from ..errors import MissingExtraError, RequestError, given_path, nearest
+from ..errors import MissingExtraError, RequestError, given_path
 from ..store import Store
+from ..weights import file_sha256
 from .references import read_id_list
 
 __all__ = ["read_responses", "responses_of_column"]
@@ -75,7 +75,7 @@ def read_responses(
         found = _of_arrays(path, _arrays(path, ending), given, labels)
     else:
         raise RequestError(f"{path}: expected {_ENDINGS}, got {ending or 'no ending'}")
-    return replace(found, name=path.name, sha256=_sha256(path))
+    return replace(found, name=path.name, sha256=file_sha256(path))
 
 
 def responses_of_column(store: Store, names: Sequence[str]) -> Responses:
@@ -86,24 +86,9 @@ def responses_of_column(store: Store, names: Sequence[str]) -> Responses:
     RequestError
         If there is no such column, or it holds no numbers.
     """
-    columns = []
-    for name in names:
-        if name not in store.columns:
-            known = list(store.columns)
-            close = nearest(name, known) or known
-            has = f"it has {', '.join(close)}" if close else "its images have none"
-            raise RequestError(f"{store.path} has no column {name!r} of the images; {has}")
-        columns.append(_numbers(store.path, name, store.columns[name].tolist()))
+    columns = [_numbers(store.path, name, store.column(name).tolist()) for name in names]
     ids = tuple(store.image_ids.tolist())
     return Responses(np.stack(columns, axis=1), ids, tuple(names), name=str(store.path.name))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(2**24):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # Arrays

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError, counted, given_path, nearest
+from ..errors import RequestError, counted, given_path
 from ..store import open_store
 from .table_file import table_path, write_table
 
@@ -67,13 +67,8 @@ def targets(
     """
     place = None if out is None else table_path(out, (".csv",))
     with open_store(given_path(store, "store")) as opened:
-        if column not in opened.columns:
-            known = list(opened.columns)
-            close = nearest(column, known) or known
-            has = f"it has {', '.join(close)}" if close else "its images lie in no folders"
-            raise RequestError(f"{opened.path} has no column {column!r} of the images; {has}")
         ids = tuple(opened.image_ids.tolist())
-        labels = _labels(opened.columns[column], ids, column)
+        labels = _labels(opened.column(column), ids, column)
         names, numbers = np.unique(labels, return_inverse=True)
     found = Targets(ids, tuple(names.tolist()), numbers.astype(np.intp))
     if place is not None:

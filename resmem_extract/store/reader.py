@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError, UnknownModuleError, given_path
+from ..errors import RequestError, UnknownModuleError, given_path, nearest
 from ..path_grammar import glob_pattern, same_module, split_suffix
 from ..types import ActivationSpec
 from .arrays import FeatureArray, import_xarray_view
@@ -213,6 +213,21 @@ class Store:
     def columns(self) -> Mapping[str, npt.NDArray[Any]]:
         """Further columns of the images, each `[N]`, read when it is asked for."""
         return self.images.columns
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Return one of `columns`, `[N]`.
+
+        Raises
+        ------
+        RequestError
+            If there is none of that name; the message names the nearest.
+        """
+        if name not in self.columns:
+            known = list(self.columns)
+            close = nearest(name, known) or known
+            has = f"it has {', '.join(close)}" if close else "its images have none"
+            raise RequestError(f"{self.path} has no column {name!r} of the images; {has}")
+        return self.columns[name]
 
     def row_of(self, image_id: str) -> int:
         """Return the row of an image.
