@@ -36,6 +36,7 @@ from .encode_tables import (
 from .encode_weights import write_weights
 from .provenance import now, typed_command
 from .responses import read_responses, responses_of_column
+from .result_folder import describe_stores, is_complete, result_folder
 
 __all__ = ["encode"]
 
@@ -97,9 +98,7 @@ def encode(
     texts = [modules] if isinstance(modules, str) else modules
     columns = [target] if isinstance(target, str) else list(target)
     _check(asked, responses, columns, texts)
-    folder = None if out is None else given_path(out, "out")
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise RequestError(f"{folder} is a file; name a folder for {_SCORES} and the rest")
+    folder = result_folder(out, _SCORES)
     notes: list[str] = []
 
     def note(line: str) -> None:
@@ -115,8 +114,8 @@ def encode(
         record = _record(opened, entries, measured, asked) | {"also": dict(also or {})}
         study = join(opened, measured, asked, note)
         del measured  # as large as the study's own
-        if folder is not None and (folder / _RECORD).exists() and not asked.overwrite:
-            _refuse_if_other(folder, record)
+        there = None if folder is None or asked.overwrite else folder / _RECORD
+        if there is not None and is_complete(there, record, (_SCORES, _MODEL)):
             names = study.responses.targets
             nothing = np.full(len(names), np.nan)
             return EncodeResult((), names, (), (), nothing, out=folder, already_complete=True)
@@ -189,8 +188,7 @@ def _run(
             found, bands = validate_entry(study, entry, asked, note, step)
             scored = scored_entry(entry, found, bands)
             scores.append(scored)
-            best_yet = scored.mean_r[np.isfinite(scored.mean_r)].max(initial=-np.inf)
-            if keep_all or best_yet >= max(_tops(scores)):
+            if keep_all or _top(scored) >= max(map(_top, scores)):
                 if not keep_all:
                     predicted.clear()  # the figure of predictions is of the best module alone
                 predicted[entry.name] = found.predicted
@@ -224,8 +222,9 @@ def _run(
     return result
 
 
-def _tops(scores: Sequence[Scored]) -> list[float]:
-    return [float(s.mean_r[np.isfinite(s.mean_r)].max(initial=-np.inf)) for s in scores]
+def _top(scored: Scored) -> float:
+    """Return the highest mean r of a target."""
+    return float(scored.mean_r[np.isfinite(scored.mean_r)].max(initial=-np.inf))
 
 
 def _partition(
@@ -248,13 +247,7 @@ def _record(
 ) -> dict[str, Any]:
     """Return all that the result depends on, as JSON values."""
     return {
-        "stores": [
-            {
-                "provenance": store.provenance,
-                "images": hashlib.sha256("\n".join(store.sha256.tolist()).encode()).hexdigest(),
-            }
-            for store in stores
-        ],
+        "stores": describe_stores(stores),
         "modules": [entry.name for entry in entries],
         "responses": {
             **responses.describe(),
@@ -265,21 +258,6 @@ def _record(
             mode="json", exclude={"overwrite", "memory", "device", "response_ids"}
         ),
     }
-
-
-def _refuse_if_other(folder: Path, record: dict[str, Any]) -> None:
-    try:
-        there = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        whole = (folder / _SCORES).exists() and (folder / _MODEL).exists()
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{folder / _RECORD} cannot be read: {error}") from error
-    differences = [key for key in record if there.get(key) != record[key]]
-    if differences or not whole:
-        what = f"other {', '.join(differences)}" if differences else "files are missing"
-        raise RequestError(
-            f"{folder} holds the result of another request ({what}); use --overwrite to replace "
-            "it, or another --out"
-        )
 
 
 def _make(folder: Path | None) -> list[Path]:

@@ -27,7 +27,7 @@ from ..compare.table import (
     to_csv,
 )
 from ..config import RsaOptions, validated
-from ..errors import RequestError, WorkError, counted, given_path
+from ..errors import RequestError, WorkError, counted
 from ..gram import memory_in_bytes
 from ..partial_files import make_folders, write_text
 from ..store import Store, open_store, write_rdms
@@ -35,6 +35,7 @@ from ..types import Progress
 from .chosen import check_chosen, choose_modules, model_name
 from .provenance import now
 from .references import Reference, read_id_list, read_references
+from .result_folder import describe_stores, is_complete, result_folder
 from .rsa_sampled import sampled_entities
 
 __all__ = ["RsaResult", "compare_stores"]
@@ -106,17 +107,15 @@ def compare_stores(
     asked: RsaOptions = validated(RsaOptions, options, "rsa")
     tell = tell or (lambda _line: None)
     _check(asked)
-    folder = None if out is None else given_path(out, "out")
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise RequestError(f"{folder} is a file; name a folder for {_TABLE} and the rest")
+    folder = result_folder(out, _TABLE)
     with ExitStack() as stack:
         opened = [stack.enter_context(open_store(path)) for path in stores]
         chosen = choose_modules(opened, [modules] if isinstance(modules, str) else modules)
         given = _references(references, asked)
         _check_comparators(asked, given)
         record = _record(opened, chosen, given, asked) | {"also": dict(also or {})}
-        if folder is not None and (folder / _RECORD).exists() and not asked.overwrite:
-            _refuse_if_other(folder, record)
+        there = None if folder is None or asked.overwrite else folder / _RECORD
+        if there is not None and is_complete(there, record, _files(asked)):
             return RsaResult(Table(), (), (), {}, folder, already_complete=True)
         check_chosen(chosen)
         columns = _columns(opened[0])
@@ -247,13 +246,7 @@ def _record(
 ) -> dict[str, Any]:
     """Return all that the result depends on, as JSON values."""
     return {
-        "stores": [
-            {
-                "provenance": store.provenance,
-                "images": hashlib.sha256("\n".join(store.sha256.tolist()).encode()).hexdigest(),
-            }
-            for store in stores
-        ],
+        "stores": describe_stores(stores),
         "modules": [f"{model_name(store)}:{path}" for store, path in chosen],
         "references": [[reference.name, reference.sha256] for reference in references],
         "options": asked.model_dump(
@@ -262,20 +255,12 @@ def _record(
     }
 
 
-def _refuse_if_other(folder: Path, record: dict[str, Any]) -> None:
-    try:
-        there = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        files = (_TABLE, _PAIRS if record["options"]["pairs"] else _RDMS)
-        whole = all((folder / name).exists() for name in files)
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{folder / _RECORD} cannot be read: {error}") from error
-    differences = [key for key in record if there.get(key) != record[key]]
-    if differences or not whole:
-        what = f"other {', '.join(differences)}" if differences else "files are missing"
-        raise RequestError(
-            f"{folder} holds the result of another request ({what}); use --overwrite to replace "
-            "it, or another --out"
-        )
+def _files(asked: RsaOptions) -> list[str]:
+    """Return the names of the files that a whole result has; one of features alone has no RDMs."""
+    if asked.pairs is not None:
+        return [_TABLE, _PAIRS]
+    has_rdms = any(COMPARATORS[name].of == "rdms" for name in asked.compare)
+    return [_TABLE, _RDMS] if has_rdms else [_TABLE]
 
 
 def _write(result: RsaResult, folder: Path, record: dict[str, Any]) -> None:

@@ -248,3 +248,10 @@ def test_damaged_activations_are_not_compared(store, reference, tmp_path):
         rx.compare_stores([store], references=[str(reference)], out=tmp_path / "rsa")
     assert not (tmp_path / "rsa").exists()
     assert rx.compare_stores([store], "conv1", references=[str(reference)]).table.rows
+
+
+def test_a_result_of_features_alone_is_complete_without_rdms(store, tmp_path):
+    first = rx.compare_stores([store], out=tmp_path / "rsa", compare=["cka"])
+    assert not first.already_complete
+    assert sorted(path.name for path in (tmp_path / "rsa").iterdir()) == ["rsa.csv", "rsa.json"]
+    assert rx.compare_stores([store], out=tmp_path / "rsa", compare=["cka"]).already_complete
