@@ -15,7 +15,13 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["KernelCopy", "chunk_addresses"]
+__all__ = ["ALIGNED_FROM", "PAGE", "KernelCopy", "chunk_addresses"]
+
+PAGE = 4096
+"""Large chunks begin at multiples of this: the kernel takes a third longer to copy pages to places
+that lie differently within a page."""
+ALIGNED_FROM = 2**17
+"""Bytes from which on a chunk is large; what is left between two of them is at most 3 %."""
 
 Addresses = npt.NDArray[np.int64]
 
@@ -32,14 +38,19 @@ def chunk_addresses(dataset: h5py.Dataset) -> Addresses | None:
     if file.driver != "sec2" or file.userblock_size or not hasattr(dataset.id, "chunk_iter"):
         return None
     grid = tuple(-(-size // part) for size, part in zip(dataset.shape, chunks, strict=True))
-    addresses = np.full(grid, -1, np.int64)
+    offsets: list[tuple[int, ...]] = []
+    begins: list[int] = []
 
     def note(info: h5py.h5d.StoreInfo) -> None:
-        places = tuple(o // part for o, part in zip(info.chunk_offset, chunks, strict=True))
-        if all(place < size for place, size in zip(places, grid, strict=True)):
-            addresses[places] = info.byte_offset
+        offsets.append(info.chunk_offset)
+        begins.append(info.byte_offset)
 
     dataset.id.chunk_iter(note)
+    addresses = np.full(grid, -1, np.int64)
+    if offsets:
+        places = np.array(offsets) // chunks
+        inside = (places < grid).all(axis=1)
+        addresses[tuple(places[inside].T)] = np.array(begins)[inside]
     return None if (addresses < 0).any() else addresses
 
 

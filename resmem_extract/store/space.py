@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import RequestError
 from ..types import ActivationSpec
 from .chunks import chunk_shape
+from .kernel_copy import ALIGNED_FROM, PAGE
 
 __all__ = ["check_free_space", "format_bytes", "parse_bytes", "required_bytes"]
 
@@ -40,8 +41,11 @@ def _feature_bytes(spec: ActivationSpec, n_images: int) -> int:
     # entries are allocated whole and may be half full.
     n_axes = len(chunk) + 1
     index = 2 * (n_chunks + 64) * (16 + 8 * n_axes)
+    chunk_bytes = math.prod(chunk) * itemsize
+    if chunk_bytes >= ALIGNED_FROM:
+        chunk_bytes = -(-chunk_bytes // PAGE) * PAGE
     checksums = 8 * n_chunks
-    return _DATASET_BYTES + index + checksums + n_chunks * math.prod(chunk) * itemsize
+    return _DATASET_BYTES + index + checksums + n_chunks * chunk_bytes
 
 
 def check_free_space(

@@ -19,6 +19,7 @@ from ..partial_files import make_folders, partial_name, remove_empty, remove_sta
 from ..types import ActivationSpec
 from .checksums import write_checksums, write_metadata_checksums
 from .early_sync import EarlySync
+from .kernel_copy import ALIGNED_FROM, PAGE
 from .layout import Layout, choose_layouts
 from .schema import (
     FORMAT,
@@ -393,6 +394,7 @@ def _create(path: Path) -> h5py.File:
     access.set_sieve_buf_size(0)
     slots = access.get_cache()
     access.set_cache(*slots[:2], 0, slots[3])
+    access.set_alignment(ALIGNED_FROM, PAGE)
     return h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_EXCL, fapl=access))
 
 
