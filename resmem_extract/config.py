@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -60,6 +61,8 @@ def _as_path(value: Any) -> Any:
     """Return a text as a path, as it is: the file system may give names that are not UTF-8."""
     if value == "":
         raise ValueError(EMPTY_PATH)
+    if isinstance(value, (list, dict)):
+        raise ValueError("should be one path")
     return Path(value) if isinstance(value, str) else value
 
 
@@ -75,6 +78,17 @@ def _as_shard(value: Any) -> Any:
     if not 0 <= index <= count or count == 0:
         raise ValueError("should be i/n with i from 0 to n, such as 3/8")
     return index, count
+
+
+def _as_formats(value: Any) -> Any:
+    """Return formats of figures; ``none`` alone stands for none of them."""
+    formats = _listed(value)
+    if isinstance(formats, list):
+        if formats == ["none"]:
+            return []
+        if unknown := [name for name in formats if name not in ("png", "svg", "pdf")]:
+            raise ValueError(f"should be png, svg or pdf, or none alone; got {unknown[0]!r}")
+    return formats
 
 
 _GivenPath = Annotated[Path, BeforeValidator(_as_path)]
@@ -181,6 +195,8 @@ def _as_size(value: Any) -> Any:
 
 
 _Names = Annotated[list[str], Field(min_length=1), BeforeValidator(_listed)]
+_Distinct = Annotated[_Names, AfterValidator(lambda names: list(dict.fromkeys(names)))]
+_Formats = Annotated[list[str], BeforeValidator(_as_formats)]
 
 
 class ExtractRun(_Run, ExtractOptions):
@@ -259,9 +275,9 @@ class RsaOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    metric: _Names = ["correlation"]
+    metric: _Distinct = ["correlation"]
     """Of dissimilarity; several make a row each."""
-    compare: _Names = ["spearman"]
+    compare: _Distinct = ["spearman"]
     """Comparators; several make a row each."""
     bootstrap: _Amount = 0
     """Samples for confidence intervals and tests of differences."""
@@ -291,8 +307,8 @@ class RsaRun(RsaOptions):
     reference: Annotated[list[str], BeforeValidator(_listed)] = []
     """Files of RDMs or measured patterns, ``it.npz`` or ``it.npz:human_IT``."""
     out: _GivenPath
-    figures: Annotated[list[Literal["png", "svg", "pdf"]], BeforeValidator(_listed)] = ["png"]
-    """Formats; an empty list draws none."""
+    figures: _Formats = ["png"]
+    """Formats; `none` draws none."""
     images: _GivenPath | None = None
     """A folder of the images by id, for thumbnails in figures."""
     group: str | None = None
@@ -371,8 +387,8 @@ class EncodeRun(EncodeOptions):
     target: Annotated[list[str], BeforeValidator(_listed)] = []
     """Columns of the store's images, in place of `responses`."""
     out: _GivenPath
-    figures: Annotated[list[Literal["png", "svg", "pdf"]], BeforeValidator(_listed)] = ["png"]
-    """Formats; an empty list draws none."""
+    figures: _Formats = ["png"]
+    """Formats; `none` draws none."""
 
     def options(self) -> dict[str, Any]:
         """Return the fields of `EncodeOptions`."""

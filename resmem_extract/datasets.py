@@ -120,8 +120,8 @@ def _download(folder: Path) -> None:
             )
         except (OSError, ValueError) as error:
             raise WorkError(
-                f"{_URL}{_PICTURES} cannot be downloaded: {' '.join(str(error).split())}; where "
-                f"there is no internet, set {DATA_VARIABLE} to a folder that holds {_NAME}/"
+                f"{_URL}{_PICTURES} cannot be downloaded; where there is no internet, set "
+                f"{DATA_VARIABLE} to a folder that holds {_NAME}/ ({' '.join(str(error).split())})"
             ) from error
         unpacked = Path(scratch) / _NAME
         unpack(pictures, subjects, unpacked)

@@ -393,8 +393,8 @@ def _plan(
     if room < 1:
         least = math.ceil((results + column * (_COPIES + 1)) / _USABLE / 1e8) / 10
         raise RequestError(
-            f"{name}: all pairs of {n} images need about {least:.1f} GB, and {memory / 1e9:.1f} GB "
-            f"are allowed; give --memory {least:.1f}GB, or compare a sample of pairs"
+            f"{name}: all pairs of {n} images need about {least:.1f} GB, and {memory / 1e9:.2g} GB "
+            f"are allowed; give --memory {least:.1f}GB (rsa can take a sample: --pairs 1e6)"
         )
     return step, max(room, step) if in_memory else room
 

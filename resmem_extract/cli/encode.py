@@ -19,7 +19,7 @@ from .options import (
     requested,
 )
 from .tables import print_table
-from .terminal import notes, print_json, progress_bar, results
+from .terminal import already, notes, print_json, progress_bar, results
 
 if TYPE_CHECKING:
     from ..config import EncodeRun
@@ -293,13 +293,7 @@ def run_encode(run: EncodeRun, *, as_json: bool, quiet: bool) -> None:
             tell=notes(quiet),
             **run.options(),
         )
-    if result.already_complete:
-        if as_json:
-            print_json({"out": str(run.out), "already_complete": True})
-        elif not quiet:
-            results.print(f"{run.out} is already complete", markup=False)
-        return
-    if run.figures:
+    if run.figures and not result.already_complete:
         from ..report.encoding_figures import draw_encoding
 
         draw_encoding(run.out, result, run.figures)
@@ -309,7 +303,7 @@ def run_encode(run: EncodeRun, *, as_json: bool, quiet: bool) -> None:
         _print(result)
         n, t = len(result.scores), len(result.targets)
         what = f"{counted(n, 'model')} of {counted(t, 'target')}"
-        results.print(f"{run.out / 'scores.csv'}: {what}", markup=False)
+        results.print(f"{run.out / 'scores.csv'}: {what}{already(result)}", markup=False)
 
 
 def _as_json(result: EncodeResult) -> list[dict[str, Any]]:

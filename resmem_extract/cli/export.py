@@ -26,7 +26,9 @@ def export_command(
     module: Annotated[
         list[str] | None,
         typer.Option(
-            "--module", metavar="PATH", help="Only these, globs too; repeatable. Default: all."
+            "--module",
+            metavar="PATH",
+            help="Only these; * stands for anything. Repeat it. Default: all.",
         ),
     ] = None,
     overwrite: OverwriteOption = False,

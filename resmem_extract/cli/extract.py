@@ -59,8 +59,8 @@ def extract_command(
         typer.Option(
             "--module",
             metavar="PATH",
-            help="Module: features.layer2.4, features.5.4, resnet_layers[24], a glob; repeatable. "
-            "NAME:PATH is of one of several networks.",
+            help="Module: features.layer2.4, features.5.4, resnet_layers[24], features.layer*. "
+            "Repeat it. NAME:PATH is of one of several networks.",
         ),
     ],
     out: Annotated[str, typer.Option("--out", metavar="FILE", help="HDF5 file to write.")],

@@ -111,7 +111,9 @@ def modules_command(
     model: ModelOption = "resmem",
     match: Annotated[
         str | None,
-        typer.Option("--match", metavar="PATH", help="Only these: a path or a glob, in any form."),
+        typer.Option(
+            "--match", metavar="PATH", help="Only these: a path, or one with *, in any form."
+        ),
     ] = None,
     transform: TransformOption = None,
     trust: TrustOption = False,

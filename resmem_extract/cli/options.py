@@ -67,8 +67,6 @@ def requested(command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
     if "unverified" in asked:
         asked["verify"] = not asked.pop("unverified")
-    if asked.get("figures") == ["none"]:
-        asked["figures"] = []
     return {"command": command, **asked}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import RequestError
+from ..errors import RequestError, counted
 from .options import (
     JsonOption,
     ModulesOption,
@@ -19,7 +19,7 @@ from .options import (
     requested,
 )
 from .tables import print_table
-from .terminal import notes, print_json, progress_bar, results
+from .terminal import already, notes, print_json, progress_bar, results
 
 if TYPE_CHECKING:
     from ..compare.table import Row
@@ -155,7 +155,7 @@ def run_rsa(run: RsaRun, *, as_json: bool, quiet: bool) -> None:
     """Do what a validated run asks, and print the comparisons with references."""
     from ..pipeline.rsa import compare_stores
 
-    _check_group(run)
+    _check_figures(run)
     with progress_bar("reading", "opening the stores", quiet, unit="bytes") as progress:
         result = compare_stores(
             run.store,
@@ -167,14 +167,8 @@ def run_rsa(run: RsaRun, *, as_json: bool, quiet: bool) -> None:
             tell=notes(quiet),
             **run.options(),
         )
-    if result.already_complete:
-        if as_json:
-            print_json({"out": str(run.out), "already_complete": True})
-        elif not quiet:
-            results.print(f"{run.out} is already complete", markup=False)
-        return
     rows = result.table.rows
-    if run.figures:
+    if run.figures and not result.already_complete:
         from ..report import draw_all
 
         draw_all(
@@ -191,18 +185,28 @@ def run_rsa(run: RsaRun, *, as_json: bool, quiet: bool) -> None:
     elif not quiet:
         names = {reference.name for reference in result.references}
         _print([row for row in rows if row.b in names] or rows)
-        results.print(f"{run.out / 'rsa.csv'}: {len(rows)} comparisons", markup=False)
+        what = counted(len(rows), "comparison")
+        results.print(f"{run.out / 'rsa.csv'}: {what}{already(result)}", markup=False)
 
 
-def _check_group(run: RsaRun) -> None:
-    """Raise before the work if the images have no column of that name."""
+def _check_figures(run: RsaRun) -> None:
+    """Raise before the work if figures cannot be as they were asked for."""
     from ..store import open_store
 
-    if run.group is None:
+    if run.figures:
+        from ..report.style import new_figure
+
+        new_figure(1, 1)  # says what is missing for figures
+    if run.group is None and run.images is None:
         return
     with open_store(run.store[0]) as store:
-        known = list(store.columns)
-    if run.group not in known:
+        known, ids = list(store.columns), store.image_ids.tolist()
+    if run.images is not None and not any((run.images / name).is_file() for name in ids):
+        raise RequestError(
+            f"--images {run.images}: none of the images of {run.store[0]} is there "
+            f"({ids[0]}, ...); expected the folder that their ids are relative to"
+        )
+    if run.group is not None and run.group not in known:
         raise RequestError(
             f"--group {run.group}: the images have no such column; they have "
             f"{', '.join(known) or 'none'}"

@@ -34,6 +34,7 @@ from ..errors import ResmemExtractError
 
 __all__ = [
     "INTERRUPTED",
+    "already",
     "notes",
     "print_json",
     "progress_bar",
@@ -56,6 +57,11 @@ stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 def notes(quiet: bool) -> Callable[[str], None]:
     """Return a function that tells the user one line, or nobody."""
     return (lambda _line: None) if quiet else (lambda line: stderr.print(escape(line)))
+
+
+def already(result: Any) -> str:
+    """Return what is said of a result that was there before."""
+    return " (already complete)" if result.already_complete else ""
 
 
 class _Interrupted(ResmemExtractError):

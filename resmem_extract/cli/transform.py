@@ -28,7 +28,7 @@ def transform_command(
         typer.Option(
             "--module",
             metavar="PATH",
-            help="Module, or a glob; repeatable. Default: all. NAME:PATH is of one of several "
+            help="Module, or one with *. Repeat it. Default: all. NAME:PATH is of one of several "
             "networks.",
         ),
     ] = None,

@@ -15,6 +15,7 @@ from .metrics import METRICS
 from .permutation import (
     Permutations,
     false_discovery_rate,
+    least_p,
     permutation_test,
     permutation_tests_of_pairs,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "false_discovery_rate",
     "from_rsatoolbox",
     "kernel",
+    "least_p",
     "noise_ceiling",
     "permutation_test",
     "permutation_tests_of_pairs",

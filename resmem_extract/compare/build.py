@@ -128,6 +128,10 @@ def read_once(
     """Compute RDMs of several metrics, and the kernel, from one reading; as `rdm` otherwise."""
     for metric in metrics:
         check_metric(metric)
+    if with_kernel and precision == "auto" and _n_features(rows) <= rows.shape[0]:
+        # Such a kernel has eigenvalues of zero. In float32 they would be noise, whose square
+        # root, which Procrustes takes, is not small.
+        precision = "float64"
     source = _Source(rows, ids, name, precision, {"memory": memory, "device": device})
     if "correlation" in metrics and source.n_features == 1:
         refuse_one_unit(source.name)
@@ -154,7 +158,7 @@ def refuse_one_unit(name: str) -> NoReturn:
     """Raise because patterns of one number have no correlation."""
     raise RequestError(
         f"{name} has one unit, and patterns of one number have no correlation; "
-        "use --metric euclidean"
+        "use --metric euclidean, or choose other modules with --module"
     )
 
 
@@ -190,6 +194,10 @@ def is_flat(
     return np.asarray(high - low <= 4 * epsilon * size)
 
 
+def _n_features(rows: Rows) -> int:
+    return int(np.prod(rows.shape[1:], dtype=np.int64))
+
+
 class _Source:
     """Activations that are read, with the names that messages need."""
 
@@ -206,7 +214,7 @@ class _Source:
         self.rows = rows
         self.ids = None if given is None else tuple(str(image_id) for image_id in given)
         self.name = str(getattr(rows, "module", "features") if name is None else name)
-        self.n_features = int(np.prod(rows.shape[1:], dtype=np.int64))
+        self.n_features = _n_features(rows)
         self._precision = working_precision(rows.dtype, precision, self.name)
         self._options = options
         if self.ids is not None and len(self.ids) != rows.shape[0]:

@@ -22,6 +22,7 @@ __all__ = [
     "MIN_IMAGES_PERMUTED",
     "Permutations",
     "false_discovery_rate",
+    "least_p",
     "permutation_test",
     "permutation_tests_of_pairs",
 ]
@@ -30,6 +31,9 @@ Floats = npt.NDArray[np.float64]
 
 MIN_IMAGES_PERMUTED = 5
 """Four images have 24 orders: the smallest p would hardly be below 0.05."""
+
+_TELLING = 19
+"""With fewer permutations no p is below 0.05."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +224,16 @@ def _procrustes(models: Sequence[Floats], references: Sequence[Floats]) -> _Stat
         )
 
     return in_order
+
+
+def least_p(permutations: int) -> str | None:
+    """Return what to tell the user if so few permutations can show nothing."""
+    if not 0 < permutations < _TELLING:
+        return None
+    return (
+        f"{permutations} permutations: p cannot be below {1 / (permutations + 1):.2g}; "
+        "give --permutations 1000"
+    )
 
 
 def false_discovery_rate(p: Floats) -> Floats:

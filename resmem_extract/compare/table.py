@@ -30,10 +30,12 @@ __all__ = [
     "SampledRow",
     "Table",
     "compare_all",
+    "from_csv",
     "to_csv",
 ]
 
 _NAN = float("nan")
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,7 @@ def _with_reference(
         sides = [model.side(*case) for model in group]
         common = common_ids([sides[0], target])
         table.note(overlap_note(sides[0], target, common))
+        table.note(_few(len(common)))
         sampled = _attempt(
             table, bootstrap, (sides, target, method), inference.bootstrap, inference
         )
@@ -252,6 +255,7 @@ def _with_each_other(
         sides = [model.side(*case) for model in together]
         common = common_ids(sides)
         table.note(overlap_note(sides[0], sides[-1], common))
+        table.note(_few(len(common)))
         sampled = _attempt(table, bootstrap_pairs, (sides, method), inference.bootstrap, inference)
         tested = _attempt(
             table, permutation_tests_of_pairs, (sides, method), inference.permutations, inference
@@ -267,6 +271,13 @@ def _with_each_other(
             row = Row(*names, *case, len(common), value, *intervals[i, j].tolist())
             rows.append(replace(row, p=float(p[i, j])))
     table.rows += _corrected(rows)
+
+
+def _few(n: int) -> str | None:
+    """Return what to tell the user if a number is of hardly any pairs of images."""
+    if n >= _FEW:
+        return None
+    return f"{n} images have {n * (n - 1) // 2} pairs: too few for a value to mean much"
 
 
 def _of_same_images(models: Sequence[Entity], case: _Case) -> list[list[Entity]]:
@@ -340,3 +351,19 @@ def to_csv(lines: Sequence[_Line], kind: type[_Line]) -> str:
             ]
         )
     return text.getvalue()
+
+
+_PARSED: dict[Any, Callable[[str], Any]] = {
+    "str": str,
+    "int": int,
+    "float": lambda cell: float(cell or "nan"),
+}
+
+
+def from_csv(text: str, kind: type[_Line]) -> list[_Line]:
+    """Return the lines of a table that `to_csv` wrote."""
+    parsed = {column.name: _PARSED[column.type] for column in fields(kind)}
+    return [
+        kind(**{name: parsed[name](cell) for name, cell in line.items()})
+        for line in csv.DictReader(io.StringIO(text))
+    ]

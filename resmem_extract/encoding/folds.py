@@ -88,6 +88,7 @@ def kfolds(ids: Sequence[str], n: int = 5, *, inner: int = 5, seed: int = 0) -> 
         raise RequestError(
             f"{n} folds of {counted(len(unique), 'image')}: expected two folds or more, "
             f"each of {_LEAST} images or more"
+            + (f"; give --folds {len(unique) // _LEAST}" if len(unique) >= 2 * _LEAST else "")
         )
     numbers = _dealt(np.arange(len(unique)), n, np.random.default_rng([seed, 0]))[blocks]
     return Folds(numbers, tuple(map(str, range(n))), blocks, inner, seed)

@@ -7,18 +7,20 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..compare import least_p
 from ..config import EncodeOptions, validated
 from ..encoding import Responses, Validated, checked_penalties, partition_variance
 from ..errors import RequestError, WorkError, given_path
 from ..gram import memory_in_bytes
 from ..partial_files import make_folders, removed_on_failure, write_text
-from ..store import EncodingWriter, Store, open_store
+from ..store import EncodingWriter, Store, open_store, read_encoding
 from ..types import Progress
 from .chosen import check_chosen
 from .encode_features import prepared
@@ -116,10 +118,10 @@ def encode(
         del measured  # as large as the study's own
         there = None if folder is None or asked.overwrite else folder / _RECORD
         if there is not None and is_complete(there, record, (_SCORES, _MODEL)):
-            names = study.responses.targets
-            nothing = np.full(len(names), np.nan)
-            return EncodeResult((), names, (), (), nothing, out=folder, already_complete=True)
+            return _read(study, entries, asked, there)
         check_chosen(part for entry in entries for part in entry.parts)
+        if line := least_p(asked.permutations):
+            note(line)
         with removed_on_failure(_make(folder)):
             return _run(study, entries, asked, folder, record, note, notes, progress)
 
@@ -142,6 +144,13 @@ def _check(
             f"--partition takes two sets of modules, got {n}: give --module twice, a path or a "
             "pattern"
         )
+    for name, method, taken in (
+        ("components", "pls", asked.method == "pls"),
+        ("iterations", "banded", asked.method == "banded" or asked.partition),
+    ):
+        default = EncodeOptions.model_fields[name].default
+        if getattr(asked, name) != default and not taken:
+            raise RequestError(f"--{name} is of --method {method}, not of {asked.method}")
     if asked.weights and asked.method not in ("ridge",):
         raise RequestError(
             f"--weights are of ridge regression; method {asked.method} has none here"
@@ -170,9 +179,7 @@ def _run(
     notes: list[str],
     progress: Progress | None,
 ) -> EncodeResult:
-    responses = study.responses
-    scores: list[Scored] = []
-    predicted: dict[str, npt.NDArray[np.floating]] = {}
+    gathered = _Gathered(keep_all=folder is None or asked.partition)
     done, total = 0, len(entries) * len(study.folds)
 
     def step() -> None:
@@ -181,45 +188,91 @@ def _run(
         if progress:
             progress(done, total)
 
-    keep_all = folder is None or asked.partition
-    rois = responses.rois or ("",) * responses.n_targets
     with _writer(folder, study, asked.seed) as writer:
         for entry in entries:
             found, bands = validate_entry(study, entry, asked, note, step)
-            scored = scored_entry(entry, found, bands)
-            scores.append(scored)
-            if keep_all or _top(scored) >= max(map(_top, scores)):
-                if not keep_all:
-                    predicted.clear()  # the figure of predictions is of the best module alone
-                predicted[entry.name] = found.predicted
+            gathered.add(entry, found, bands)
             if writer is not None:
                 _add(writer, entry, found, bands)
                 if asked.weights:
                     (store, path), *_ = entry.parts
                     rows = prepared(store[path], study.order(store), asked, entry.name, note)
                     write_weights(writer, entry.name, rows, study, asked)
-        for scored in scores:
+        for scored in gathered.scores:
             undefined = int(np.isnan(scored.r).any(axis=0).sum())
             if undefined:
                 note(
                     f"{scored.name}: r is undefined in some fold for {undefined} targets, where "
                     "measured or predicted values do not vary; means are over the other folds"
                 )
-        result = EncodeResult(
-            corrected(scores),
-            responses.targets,
-            tuple(rois),
-            study.folds.names,
-            study.ceiling,
-            responses,
-            predicted,
-            _partition(study, entries, predicted, asked) if asked.partition else None,
-            tuple(notes),
-            folder,
-        )
+        result = _result(study, entries, gathered, asked, notes, folder)
         if folder is not None and writer is not None:
             _write(result, folder, {**record, "notes": notes, "finished": now()}, writer)
     return result
+
+
+class _Gathered:
+    """Scores of all models, and predictions of the best alone, of which there is a figure."""
+
+    def __init__(self, keep_all: bool) -> None:
+        self._keep_all = keep_all
+        self.scores: list[Scored] = []
+        self.predicted: dict[str, npt.NDArray[np.floating]] = {}
+
+    def add(self, entry: Entry, found: Validated, bands: Bands) -> None:
+        scored = scored_entry(entry, found, bands)
+        self.scores.append(scored)
+        if not self._keep_all:
+            if _top(scored) < max(map(_top, self.scores)):
+                return
+            self.predicted.clear()
+        self.predicted[entry.name] = found.predicted
+
+
+def _result(
+    study: Study,
+    entries: Sequence[Entry],
+    gathered: _Gathered,
+    asked: EncodeOptions,
+    notes: Sequence[str],
+    folder: Path | None,
+) -> EncodeResult:
+    responses, predicted = study.responses, gathered.predicted
+    return EncodeResult(
+        corrected(gathered.scores),
+        responses.targets,
+        tuple(responses.rois or ("",) * responses.n_targets),
+        study.folds.names,
+        study.ceiling,
+        responses,
+        predicted,
+        _partition(study, entries, predicted, asked) if asked.partition else None,
+        tuple(notes),
+        folder,
+    )
+
+
+def _read(
+    study: Study, entries: Sequence[Entry], asked: EncodeOptions, record_file: Path
+) -> EncodeResult:
+    """Return a result that is there."""
+    folder = record_file.parent
+    gathered = _Gathered(keep_all=asked.partition)
+    try:
+        notes = json.loads(record_file.read_text(encoding="utf-8"))["notes"]
+        for entry in entries:
+            there = read_encoding(folder / _MODEL, entry.name, entry.part_names)
+            bands: Bands = {}
+            for key in there:
+                if key.startswith("bands\t"):
+                    _, name, what = key.split("\t")
+                    bands.setdefault(name, {})[what] = there[key]
+            arrays = (there[name] for name in ("predicted", "r", "r2", "alpha"))
+            gathered.add(entry, Validated(*arrays, there.get("p")), bands)
+    except (OSError, ValueError, KeyError) as error:
+        raise WorkError(f"{folder} cannot be read ({error}); --overwrite makes it anew") from error
+    result = _result(study, entries, gathered, asked, notes, folder)
+    return replace(result, already_complete=True)
 
 
 def _top(scored: Scored) -> float:

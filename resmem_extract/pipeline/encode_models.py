@@ -53,6 +53,11 @@ class Entry:
         """``resmem:features.layer2.4``."""
         return f"{self.model}:{self.module}"
 
+    @property
+    def part_names(self) -> list[str]:
+        """The same of each part."""
+        return [f"{model_name(store)}:{path}" for store, path in self.parts]
+
 
 def entries_of(
     stores: Sequence[Store], texts: Sequence[str] | None, asked: EncodeOptions
@@ -91,7 +96,7 @@ def validate_entry(
     folds = list(study.folds)
     options = FeatureOptions(asked.scale, asked.pca, memory=asked.memory)
     penalties = checked_penalties(asked.alpha) if asked.alpha else None
-    names = [f"{model_name(store)}:{path}" for store, path in entry.parts]
+    names = entry.part_names
     features: list[Rows] = [
         prepared(store[path], study.order(store), asked, name, note)
         for (store, path), name in zip(entry.parts, names, strict=True)

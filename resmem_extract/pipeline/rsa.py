@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..compare import COMPARATORS, RDM, comparator
+from ..compare import COMPARATORS, RDM, comparator, least_p
 from ..compare.build import read_once
 from ..compare.metrics import check_metric
 from ..compare.sampled import check_sampled
@@ -24,13 +24,14 @@ from ..compare.table import (
     SampledRow,
     Table,
     compare_all,
+    from_csv,
     to_csv,
 )
 from ..config import RsaOptions, validated
 from ..errors import RequestError, WorkError, counted
 from ..gram import memory_in_bytes
 from ..partial_files import make_folders, write_text
-from ..store import Store, open_store, write_rdms
+from ..store import Store, open_store, read_rdms, write_rdms
 from ..types import Progress
 from .chosen import check_chosen, choose_modules, model_name
 from .provenance import now
@@ -57,11 +58,11 @@ class RsaResult:
     """Of the images of the first store, by name of the column and id."""
     out: Path | None = None
     already_complete: bool = False
-    """Whether the result was there already, from the very same request."""
+    """Whether the result was there already, from the very same request, and was read from there."""
 
 
 def compare_stores(
-    stores: Sequence[str | os.PathLike[str]],
+    stores: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     modules: str | Sequence[str] | None = None,
     *,
     references: Sequence[str | RDM] = (),
@@ -75,7 +76,7 @@ def compare_stores(
 
     Parameters
     ----------
-    stores : sequence of path
+    stores : path or sequence of path
     modules : str or sequence of str, optional
         Module paths or patterns, each of any store that has it, ``resmem:fc`` of that network
         alone; by default all modules.
@@ -109,15 +110,19 @@ def compare_stores(
     _check(asked)
     folder = result_folder(out, _TABLE)
     with ExitStack() as stack:
-        opened = [stack.enter_context(open_store(path)) for path in stores]
+        given_stores = [stores] if isinstance(stores, (str, os.PathLike)) else stores
+        opened = [stack.enter_context(open_store(path)) for path in given_stores]
         chosen = choose_modules(opened, [modules] if isinstance(modules, str) else modules)
         given = _references(references, asked)
+        _check_names(chosen, given)
         _check_comparators(asked, given)
         record = _record(opened, chosen, given, asked) | {"also": dict(also or {})}
         there = None if folder is None or asked.overwrite else folder / _RECORD
         if there is not None and is_complete(there, record, _files(asked)):
-            return RsaResult(Table(), (), (), {}, folder, already_complete=True)
+            return _read(folder, record, _columns(opened[0]))
         check_chosen(chosen)
+        for line in _foreseen(chosen, given, asked):
+            tell(line)
         columns = _columns(opened[0])
         if asked.pairs is not None:
             arrays = [(f"{model_name(store)}:{path}", store[path]) for store, path in chosen]
@@ -151,6 +156,8 @@ def _check(asked: RsaOptions) -> None:
         if asked.pairs is not None:
             check_sampled(name)
     memory_in_bytes(asked.memory)
+    if asked.bootstrap == 1:
+        raise RequestError("--bootstrap 1: one sample has no interval; give 1000")
     if asked.pairs is not None and (asked.bootstrap or asked.permutations):
         raise RequestError(
             "--pairs and --bootstrap or --permutations: intervals and p need all pairs of images; "
@@ -169,6 +176,27 @@ def _check_comparators(asked: RsaOptions, references: Sequence[Reference]) -> No
                         f"{name} compares features, and {reference.name} is {what}; use --compare "
                         "spearman, or leave the reference out"
                     )
+
+
+def _check_names(chosen: Sequence[tuple[Store, str]], references: Sequence[Reference]) -> None:
+    """Raise if a reference, such as an RDM saved by an earlier call, is called as a module is."""
+    modules = {f"{model_name(store)}:{path}" for store, path in chosen}
+    for reference in references:
+        if reference.name in modules:
+            raise RequestError(
+                f"{reference.name} is both a module of a store and a reference; give "
+                "--reference FILE:KEY for those that are no modules, or leave the store out"
+            )
+
+
+def _foreseen(
+    chosen: Sequence[tuple[Store, str]], references: Sequence[Reference], asked: RsaOptions
+) -> Iterator[str]:
+    """Yield what the user may not expect of the result."""
+    if len(chosen) == 1 and not references:
+        yield "nothing to compare: one module, and no --reference; its RDM is written"
+    if line := least_p(asked.permutations):
+        yield line
 
 
 # What is read
@@ -280,6 +308,31 @@ def _write(result: RsaResult, folder: Path, record: dict[str, Any]) -> None:
         write_text(folder / _TABLE, to_csv(result.table.rows, Row))
     except OSError as error:
         raise WorkError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def _read(folder: Path, record: Mapping[str, Any], columns: Any) -> RsaResult:
+    """Return a result that is there, with seven digits of each number."""
+
+    def lines(name: str, kind: type[Any]) -> list[Any]:
+        path = folder / name
+        return from_csv(path.read_text(encoding="utf-8"), kind) if path.exists() else []
+
+    try:
+        rdms = read_rdms(folder / _RDMS) if (folder / _RDMS).exists() else []
+        notes = json.loads((folder / _RECORD).read_text(encoding="utf-8"))["notes"]
+        table = Table(
+            lines(_TABLE, Row), lines(_DIFFERENCES, Difference), lines(_PAIRS, SampledRow), notes
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkError(f"{folder} cannot be read ({error}); --overwrite makes it anew") from error
+
+    def entities(names: Iterable[str]) -> tuple[Entity, ...]:
+        own = {name: {rdm.metric: rdm for rdm in rdms if rdm.name == name} for name in names}
+        return tuple(Entity(name, found) for name, found in own.items())
+
+    models = entities(record["modules"])
+    references = entities(name for name, _ in record["references"])
+    return RsaResult(table, models, references, columns, folder, already_complete=True)
 
 
 def _distinct(entity: Entity) -> list[RDM]:

@@ -3,7 +3,7 @@
 from .activations import merge_activations, split_activations
 from .arrays import FeatureArray
 from .dataset import StoreDataset
-from .encoding_file import ENCODING_FORMAT, EncodingWriter
+from .encoding_file import ENCODING_FORMAT, EncodingWriter, read_encoding
 from .export import Exported, ExportFormat, export_store
 from .layout import Layout, choose_layouts, layout_of
 from .merge import Merged, merge_stores
@@ -43,6 +43,7 @@ __all__ = [
     "merge_stores",
     "open_store",
     "parse_bytes",
+    "read_encoding",
     "read_rdms",
     "required_bytes",
     "split_activations",

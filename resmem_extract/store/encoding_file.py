@@ -32,10 +32,11 @@ import numpy.typing as npt
 from ..partial_files import partial_name
 from .schema import create_strings, object_name, write_provenance
 
-__all__ = ["ENCODING_FORMAT", "EncodingWriter"]
+__all__ = ["ENCODING_FORMAT", "EncodingWriter", "read_encoding"]
 
 ENCODING_FORMAT = "resmem-extract-encoding"
 _VERSION = 1
+_ARRAYS = ("predicted", "r", "r2", "alpha", "p")
 
 
 class EncodingWriter:
@@ -106,3 +107,20 @@ class EncodingWriter:
         write_provenance(self._file, provenance)
         self._file.close()
         self._scratch.replace(self._path)
+
+
+def read_encoding(path: Path, name: str, bands: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """Return what `EncodingWriter.add` was given for a model, and for those bands that it has.
+
+    Raises
+    ------
+    OSError, KeyError
+        If the file cannot be read, or has no such model.
+    """
+    with h5py.File(path, "r") as file:
+        model = file[f"models/{object_name(name)}"]
+        arrays = {key: model[key][()] for key in _ARRAYS if key in model}
+        for band in bands:
+            kept = model.get(f"bands/{object_name(band)}", {})
+            arrays |= {f"bands\t{band}\t{what}": kept[what][()] for what in kept}
+    return arrays

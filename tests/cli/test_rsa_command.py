@@ -82,7 +82,10 @@ def test_the_command_of_the_manual(stores, reference, call, tmp_path):
         *("A:conv1", "B:conv1", "human_IT"),
     }
     again = call(*asked, "--json")
-    assert (again.code, json.loads(again.out)["already_complete"]) == (0, True)
+    assert again.code == 0
+    assert [(row["a"], row["b"]) for row in json.loads(again.out)] == [
+        (row["a"], row["b"]) for row in rows
+    ]
     other = call(*asked, "--permutations", 20)
     assert other.code == 2 and "--overwrite" in other.err
     assert rows_of(out) == rows
@@ -141,3 +144,13 @@ def test_wrong_requests_end_with_2_and_write_nothing(stores, reference, call, tm
         assert done.code == 2, (asked, done)
         assert message in " ".join(done.err.split()), (asked, done.err)
         assert not (tmp_path / "o").exists()
+
+
+def test_what_figures_need_is_checked_before_the_work(stores, call, tmp_path):
+    asked = ["rsa", *stores, "--module", "conv1", "--out", tmp_path / "o"]
+    done = call(*asked, "--images", tmp_path / "nowhere")
+    assert done.code == 2 and "none of the images" in done.err and "00.png" in done.err
+    done = call(*asked, "--figures", "none", "--figures", "png")
+    assert done.code == 2
+    assert "--figures ['none', 'png']: should be png, svg or pdf, or none alone" in done.err
+    assert not (tmp_path / "o").exists()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 
-from resmem_extract.compare import METRICS, kernel, rdm, rdms
+from resmem_extract.compare import METRICS, compare, kernel, rdm, rdms
 from resmem_extract.compare.build import read_once
 from resmem_extract.errors import RequestError
 from resmem_extract.store import StoreWriter, open_store
@@ -49,6 +49,14 @@ def test_float32_features_give_what_float64_gives(kind, metric, rng):
     found = rdm(features, metric)
     assert found.dissimilarities.dtype == np.float64
     assert deviation(found.dissimilarities, expected) < 1e-6
+
+
+def test_a_layer_of_few_units_beside_a_wide_one_under_procrustes(rng):
+    narrow, wide = rng.standard_normal((40, 1)), np.maximum(rng.standard_normal((40, 3000)), 0)
+    x, y = (z - z.mean(axis=0) for z in (narrow, wide))
+    exact = np.linalg.norm(x.T @ y) / (np.linalg.norm(x) * np.linalg.norm(y))  # of one unit
+    sides = (kernel(z.astype(np.float32), ids=IDS[:40]) for z in (narrow, wide))
+    assert compare(*sides, "procrustes").value == pytest.approx(exact, rel=1e-6)
 
 
 @settings(max_examples=150, deadline=None)
@@ -164,7 +172,7 @@ def test_one_unit_under_correlation_is_refused(store_path):
         rdm(store["output"], "correlation")
     assert str(caught.value) == (
         "output has one unit, and patterns of one number have no correlation; "
-        "use --metric euclidean"
+        "use --metric euclidean, or choose other modules with --module"
     )
 
 

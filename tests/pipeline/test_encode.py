@@ -151,14 +151,37 @@ def test_order_of_files_has_no_influence(store, responses, tmp_path, rng):
 
 def test_the_same_request_is_answered_at_once_and_another_is_refused(store, responses, tmp_path):
     asked = {"modules": "fc", "responses": responses, "out": tmp_path / "o"}
-    rx.encode(store, **asked)
+    first = rx.encode(store, **asked)
     before = (tmp_path / "o" / "scores.csv").stat().st_mtime_ns
-    assert rx.encode(store, **asked).already_complete
+    again = rx.encode(store, **asked)
+    assert again.already_complete
+    np.testing.assert_array_equal(again.table, first.table)
+    np.testing.assert_array_equal(again.best, first.best)
+    np.testing.assert_array_equal(again.predicted["net:fc"], first.predicted["net:fc"])
     assert (tmp_path / "o" / "scores.csv").stat().st_mtime_ns == before
     with pytest.raises(RequestError, match=r"another request .*other options.*--overwrite"):
         rx.encode(store, seed=1, **asked)
     rx.encode(store, seed=1, overwrite=True, **asked)
     assert json.loads((tmp_path / "o" / "encode.json").read_text())["options"]["seed"] == 1
+
+
+def test_a_partition_that_is_there_is_read(store, responses, tmp_path):
+    asked = {
+        "modules": ["conv1", "fc"], "responses": responses, "partition": True, "iterations": 4,
+        "permutations": 0, "folds": 3, "inner": 2, "out": tmp_path / "o",
+    }  # fmt: skip
+    first, again = rx.encode(store, **asked), rx.encode(store, **asked)
+    assert again.already_complete
+    assert again.names == first.names
+    assert again.partition[:2] == first.partition[:2]
+    np.testing.assert_array_equal(again.partition[2].shared, first.partition[2].shared)
+    assert list(again.scores[2].bands) == list(first.scores[2].bands) == ["net:conv1", "net:fc"]
+    np.testing.assert_array_equal(again.scores[2].bands["net:fc"], first.scores[2].bands["net:fc"])
+
+
+def test_an_option_of_another_method_is_refused(store, responses):
+    with pytest.raises(RequestError, match="--components is of --method pls, not of ridge"):
+        rx.encode(store, "fc", responses=responses, components=3)
 
 
 def test_repeats_give_a_ceiling_and_are_averaged_or_kept(store, tmp_path, rng):

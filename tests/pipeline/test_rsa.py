@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import astuple
 from pathlib import Path
 
 import h5py
@@ -98,17 +99,67 @@ def test_a_folder_with_the_table_the_rdms_and_what_they_are_of(store, reference,
     assert result.columns["label"]["01.png"] == "b"
 
 
+def assert_same(first, again) -> None:
+    """Hold a result that was read from its folder against the one that was written."""
+    for own, theirs in (
+        (first.table.rows, again.table.rows),
+        (first.table.differences, again.table.differences),
+        (first.table.sampled, again.table.sampled),
+    ):
+        assert len(own) == len(theirs)
+        for a, b in zip(own, theirs, strict=True):
+            for cell, there in zip(astuple(a), astuple(b), strict=True):
+                same = cell if isinstance(cell, str) else pytest.approx(cell, 1e-6, nan_ok=True)
+                assert there == same
+    assert (again.table.notes, again.columns) == (first.table.notes, first.columns)
+    for own, theirs in zip(
+        (*first.models, *first.references), (*again.models, *again.references), strict=True
+    ):
+        assert own.name == theirs.name
+    if not first.table.sampled:
+        rdms = again.models[0].rdms["correlation"]
+        np.testing.assert_array_equal(
+            rdms.dissimilarities, first.models[0].rdms["correlation"].dissimilarities
+        )
+
+
+def test_a_single_store_need_not_be_a_list(store):
+    alone, listed = (rx.compare_stores(given).table for given in (str(store), [store]))
+    assert [row.value for row in alone.rows] == [row.value for row in listed.rows]
+
+
+def test_what_is_asked_twice_is_done_once(store):
+    result = rx.compare_stores([store], metric=["cosine", "cosine"], compare=["spearman"] * 2)
+    assert len(result.table.rows) == len(rx.compare_stores([store], metric="cosine").table.rows)
+
+
+def test_what_can_show_little_is_said(store, reference):
+    told: list[str] = []
+    rx.compare_stores([store], "fc", permutations=9, tell=told.append)
+    assert "nothing to compare: one module, and no --reference; its RDM is written" in told
+    assert "9 permutations: p cannot be below 0.1; give --permutations 1000" in told
+    with pytest.raises(RequestError, match="--bootstrap 1: one sample has no interval; give 1000"):
+        rx.compare_stores([store], bootstrap=1)
+
+
+def test_an_rdm_of_a_module_is_no_reference_beside_that_module(store, tmp_path):
+    rx.compare_stores([store], out=tmp_path / "first")
+    with pytest.raises(RequestError, match="net:conv1 is both a module of a store and a reference"):
+        rx.compare_stores([store], references=[str(tmp_path / "first" / "rdms.h5")])
+
+
 def test_the_same_request_is_answered_at_once_and_another_is_refused(store, reference, tmp_path):
     asked = {"references": [str(reference)], "out": tmp_path / "rsa"}
-    rx.compare_stores([store], **asked)
+    first = rx.compare_stores([store], **asked, bootstrap=10)
     before = (tmp_path / "rsa" / "rsa.csv").stat()
-    again = rx.compare_stores([store], **asked)
+    again = rx.compare_stores([store], **asked, bootstrap=10)
     assert again.already_complete
+    assert_same(first, again)
     assert (tmp_path / "rsa" / "rsa.csv").stat().st_mtime_ns == before.st_mtime_ns
     with pytest.raises(RequestError, match=r"another request .*other options.*--overwrite"):
-        rx.compare_stores([store], compare="pearson", **asked)
+        rx.compare_stores([store], compare="pearson", bootstrap=10, **asked)
     with pytest.raises(RequestError, match="other also"):
-        rx.compare_stores([store], also={"figures": []}, **asked)
+        rx.compare_stores([store], also={"figures": []}, bootstrap=10, **asked)
     rx.compare_stores([store], compare="pearson", overwrite=True, **asked)
     assert rows_of(tmp_path / "rsa")[0]["compare"] == "pearson"
 
@@ -235,6 +286,7 @@ def test_a_sample_of_pairs_is_near_all_pairs(many, tmp_path):
     assert "net:fc has 125 images, IT has 125: compared on the 120 that both have" in told
     again = rx.compare_stores([many], **asked, pairs=5000, out=tmp_path / "o")
     assert again.already_complete
+    assert_same(result, again)
     with pytest.raises(RequestError, match="--pairs and --bootstrap or --permutations"):
         rx.compare_stores([many], **asked, pairs=5000, bootstrap=10)
     with pytest.raises(RequestError, match="cka needs all pairs of images"):
