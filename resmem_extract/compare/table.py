@@ -47,6 +47,8 @@ class Entity:
     """By metric; a reference that is an RDM has it under every metric."""
     kernel: Kernel | None = None
     """Of its features, if they are there and a comparator needs them."""
+    source: str = ""
+    """Path of the store of a module, which tells two stores of one network apart."""
 
     def side(self, metric: str, method: str) -> Side:
         """Return what a comparator takes.

@@ -154,4 +154,5 @@ def scored_entry(entry: Entry, found: Validated, bands: Bands) -> Scored:
         nothing if found.p is None else found.p,
         nothing,
         {name: kept["r2"] for name, kept in bands.items()},
+        "+".join(dict.fromkeys(str(store.path) for store, _ in entry.parts)),
     )

@@ -46,6 +46,8 @@ class Scored:
     """`[t]`, corrected for all targets of all modules."""
     bands: dict[str, Floats] = field(default_factory=dict)
     """R2 that each band contributes, `[k, t]`."""
+    source: str = ""
+    """Path of the store, or stores."""
 
     @property
     def name(self) -> str:
@@ -90,6 +92,11 @@ class EncodeResult:
     def names(self) -> tuple[str, ...]:
         """``network:module``, in the order of `scores`."""
         return tuple(scored.name for scored in self.scores)
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The path of the store of each module, by name."""
+        return {scored.name: scored.source for scored in self.scores}
 
     @property
     def measured(self) -> npt.NDArray[np.floating]:

@@ -205,8 +205,15 @@ def _grid(path: Path, places: npt.NDArray[Any], t: int) -> Grid:
         raise RequestError(
             f"{path}: {_PLACES} of shape {where.shape}; expected [{t}, 2] or [{t}, 3]"
         )
-    if where.dtype.kind not in "iu" or where.min() < 0:
-        raise RequestError(f"{path}: {_PLACES} has to hold whole numbers from 0")
+    if where.dtype.kind not in "iuf":
+        raise RequestError(f"{path}: {_PLACES} holds {where.dtype}; expected voxel indices")
+    wrong = where[(where < 0) | (where != np.rint(where))]  # NaN too, which equals nothing
+    if wrong.size:
+        raise RequestError(
+            f"{path}: {_PLACES} holds {wrong[0]:g}; expected voxel indices, whole numbers from 0. "
+            "Of places in mm these are numpy.rint(nibabel.affines.apply_affine("
+            "numpy.linalg.inv(image.affine), mm)).astype(int), with the affine of the volume"
+        )
     return Grid(tuple(int(k) + 1 for k in where.max(axis=0)), where.astype(np.intp))
 
 

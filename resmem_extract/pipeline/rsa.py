@@ -128,7 +128,9 @@ def compare_stores(
             arrays = [(f"{model_name(store)}:{path}", store[path]) for store, path in chosen]
             pairs, left, right = sampled_entities(arrays, given, asked, asked.pairs, progress, tell)
             table = compare_all_sampled(left, right, asked.metric, asked.compare, pairs)
-            made, against = ([Entity(side.name, {}) for side in own] for own in (left, right))
+            files = [str(store.path) for store, _ in chosen]
+            made = [Entity(x.name, {}, None, file) for x, file in zip(left, files, strict=True)]
+            against = [Entity(side.name, {}) for side in right]
         else:
             made = _models(chosen, asked, progress)
             against = [_entity(reference, asked) for reference in given]
@@ -239,7 +241,7 @@ def _models(
             memory=asked.memory,
             device=asked.device,
         )
-        made.append(Entity(name, rdms, linear))
+        made.append(Entity(name, rdms, linear, str(store.path)))
         done += rows.nbytes
         if progress:
             progress(done, total)

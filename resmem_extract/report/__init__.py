@@ -60,13 +60,17 @@ def draw_all(
             figure = draw_rdm(rdm, groups=groups, images=images)
             written += save(figure, folder / _file_name(stem), formats)
     names = [model.name for model in models]
+    sources = {model.name: model.source for model in models}
     for (metric, method), own in itertools.groupby(rows, key=lambda row: (row.metric, row.compare)):
         case = list(own)
         ending = f"{method} {metric}".strip()
         for reference in references:
             if any(row.b == reference.name for row in case):
                 stem = _file_name(f"profile {reference.name} {ending}")
-                written += save(draw_profile(case, reference.name), folder / stem, formats)
+                figure = draw_profile(
+                    case, reference.name, subjects=_subjects(reference), sources=sources
+                )
+                written += save(figure, folder / stem, formats)
         if len(models) > 1:
             written += save(
                 draw_matrix(case, names), folder / _file_name(f"matrix {ending}"), formats
@@ -74,9 +78,20 @@ def draw_all(
         everyone = [*names, *(reference.name for reference in references)]
         matrix = similarity_matrix([*case, *_between(references, metric, method)], everyone)
         if len(everyone) > 2 and np.isfinite(matrix).all():
-            figure = draw_map(matrix, everyone, axis_label(method))
+            figure = draw_map(
+                matrix,
+                everyone,
+                axis_label(method),
+                references=everyone[len(names) :],
+                sources=sources,
+            )
             written += save(figure, folder / _file_name(f"map {ending}"), formats)
     return written
+
+
+def _subjects(reference: Entity) -> int:
+    """Return the number of subjects; where features are compared, there is one."""
+    return max((rdm.n_subjects for rdm in reference.rdms.values()), default=1)
 
 
 def _between(references: Sequence[Entity], metric: str, method: str) -> list[Row]:

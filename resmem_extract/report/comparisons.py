@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..compare.table import Row
+from .depth import ORDER, lines_over_depth, network_and_module
 from .labels import place_labels
 from .style import COLOURS, MARKERS, SEQUENTIAL, axis_label, new_figure, plain
 
@@ -25,12 +26,6 @@ _MOST_NUMBERS = 16
 """Modules up to which numbers are written into the cells."""
 _CELL, _STEP, _LETTER = 0.22, 0.22, 0.075
 """Inches of a cell, of a module on an axis, and of a letter of its name."""
-
-
-def network_and_module(name: str) -> tuple[str, str]:
-    """Split ``resmem:features.layer2.4`` at its first colon."""
-    network, _, module = name.partition(":")
-    return network, module
 
 
 def similarity_matrix(rows: Sequence[Row], names: Sequence[str]) -> Floats:
@@ -69,19 +64,24 @@ def draw_matrix(rows: Sequence[Row], names: Sequence[str]) -> Figure:
     axes.set_xticks(range(n), modules, rotation=90)
     axes.set_yticks(range(n), modules)
     axes.tick_params(length=0)
-    axes.set_xlabel("module, in the order of the store")
-    axes.set_ylabel("module, in the order of the store")
+    axes.set_xlabel(ORDER)
+    axes.set_ylabel(ORDER)
     _mark_networks(axes, networks)
     if n <= _MOST_NUMBERS:
         for i, j in np.ndindex(n, n):
             if not math.isnan(matrix[i, j]):
                 dark = matrix[i, j] < low + 0.5 * (1 - low)
                 colour = "white" if dark else "black"
-                text = f"{matrix[i, j]:.2f}".replace("0.", ".", 1)
+                text = _short(float(matrix[i, j]))
                 axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=6.5)
     bar = figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02)
     bar.set_label(_what(rows[0]))
     return figure
+
+
+def _short(value: float) -> str:
+    """Write two digits, without the zero before them, and zero without a sign."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("0.", ".", 1)
 
 
 def _mark_networks(axes: Axes, networks: Sequence[str]) -> None:
@@ -101,33 +101,49 @@ def _mark_networks(axes: Axes, networks: Sequence[str]) -> None:
     above.spines[:].set_visible(False)
 
 
-def draw_profile(rows: Sequence[Row], reference: str) -> Figure:
+def draw_profile(
+    rows: Sequence[Row],
+    reference: str,
+    *,
+    subjects: int = 1,
+    sources: Mapping[str, str] | None = None,
+) -> Figure:
     """Draw how alike modules are to a reference, over the depth of each network.
+
+    Bands and stars answer two questions, and the legend says which: an interval is over what was
+    resampled, of several subjects these too; p is of these subjects, whose images are relabelled.
 
     Parameters
     ----------
     rows : sequence of Row
         Of one metric and comparator, with any references; modules in the order of depth.
     reference : str
+    subjects : int
+        Of the reference.
+    sources : mapping from name to path, optional
+        The store of each module.
     """
     mine = [row for row in rows if row.b == reference]
-    networks: dict[str, list[Row]] = {}
-    for row in mine:
-        networks.setdefault(network_and_module(row.a)[0], []).append(row)
+    lines = lines_over_depth([row.a for row in mine], sources)
+    networks = {name: [mine[k] for k in own] for name, own in lines.items()}
     longest = max(len(network_and_module(row.a)[1]) for row in mine) * _LETTER
     # A narrow panel would let long names run into each other.
-    titles = [network.replace("/", "/\n", 1).replace("@", "\n@") for network in networks]
+    titles = [
+        network.replace("/", "/\n", 1).replace("@", "\n@").replace(" (", "\n(")
+        for network in networks
+    ]
     sizes = [
         max(len(own), 3, max(map(len, title.split("\n"))) * _LETTER * 1.25 / _STEP)
         for title, own in zip(titles, networks.values(), strict=True)
     ]
-    figure = new_figure(max(4.5, _STEP * sum(sizes) + 1.2), 3.6 + longest)
+    width = max(4.5, _STEP * sum(sizes) + 1.2)
+    figure = new_figure(width, 4.0 + longest)
     panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False, width_ratios=sizes)[0]
     floor = _floor(mine)
     for k, (axes, own) in enumerate(zip(panels, networks.values(), strict=True)):
-        _one_profile(axes, own, floor, COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)])
+        _one_profile(axes, own, floor, k, subjects)
         axes.set_title(titles[k])
-    figure.supxlabel("module, in the order of the store", fontsize=panels[0].yaxis.label.get_size())
+    figure.supxlabel(ORDER, fontsize=panels[0].yaxis.label.get_size())
     panels[0].set_ylabel(f"similarity to {reference}\n({_what(mine[0])})")
     found: dict[str, Any] = {}
     for axes in panels:
@@ -139,7 +155,7 @@ def draw_profile(rows: Sequence[Row], reference: str) -> Figure:
         frameon=False,
         fontsize=8,
         loc="outside upper center",
-        ncols=4,
+        ncols=1 if width < 7 else 2,  # the longest entry takes about three inches
     )
     return figure
 
@@ -152,7 +168,11 @@ def _floor(rows: Sequence[Row]) -> float:
     return low - 0.06 * max(high - low, 1e-3)
 
 
-def _one_profile(axes: Axes, rows: Sequence[Row], floor: float, colour: str, marker: str) -> None:
+def _one_profile(axes: Axes, rows: Sequence[Row], floor: float, k: int, subjects: int) -> None:
+    colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
+    resampled, fixed = "images resampled", ""
+    if subjects > 1:
+        resampled, fixed = "images and subjects resampled", f", these {subjects} subjects"
     x = np.arange(len(rows))
     values, low, high = (
         np.array([getattr(row, name) for row in rows]) for name in ("value", "ci_low", "ci_high")
@@ -161,8 +181,10 @@ def _one_profile(axes: Axes, rows: Sequence[Row], floor: float, colour: str, mar
     if not math.isnan(ceiling[0]):
         axes.axhspan(*ceiling, color="0.85", linewidth=0, label="noise ceiling")
     if not np.isnan(low).all():
-        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, label="95 % interval")
-    axes.plot(x, values, color=colour, marker=marker, markersize=4.5, linewidth=1.4, label="value")
+        label = f"95 % interval: {resampled}"
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, label=label)
+    label = f"mean over {subjects} subjects" if subjects > 1 else "value"
+    axes.plot(x, values, color=colour, marker=marker, markersize=4.5, linewidth=1.4, label=label)
     significant = np.array([row.p_fdr < 0.05 for row in rows])
     if significant.any():
         axes.plot(
@@ -172,7 +194,7 @@ def _one_profile(axes: Axes, rows: Sequence[Row], floor: float, colour: str, mar
             marker="*",
             color="black",
             markersize=5,
-            label="p < 0.05, corrected",
+            label=f"p < 0.05 (FDR): images relabelled{fixed}",
         )
     axes.axhline(0, color="0.5", linewidth=0.8)
     axes.set_xticks(x, [network_and_module(row.a)[1] for row in rows], rotation=90)
@@ -180,7 +202,14 @@ def _one_profile(axes: Axes, rows: Sequence[Row], floor: float, colour: str, mar
     plain(axes)
 
 
-def draw_map(matrix: Floats, names: Sequence[str], what: str) -> Figure:
+def draw_map(
+    matrix: Floats,
+    names: Sequence[str],
+    what: str,
+    *,
+    references: Sequence[str] = (),
+    sources: Mapping[str, str] | None = None,
+) -> Figure:
     """Draw modules as points that lie the nearer the more alike they are.
 
     Parameters
@@ -191,30 +220,44 @@ def draw_map(matrix: Floats, names: Sequence[str], what: str) -> Figure:
         ``network:module``, in the order of depth, or the name of a reference.
     what : str
         Of the similarities.
+    references : sequence of str
+        Those of the names that are references.
+    sources : mapping from name to path, optional
+        The store of each module; the modules of one are joined by a line.
     """
     places, share = classical_scaling(1 - matrix)
     figure = new_figure(7.2, 5.6)
+    from matplotlib.lines import Line2D
+
     axes = figure.subplots()
-    networks: dict[str, list[int]] = {}
-    for k, name in enumerate(names):
-        networks.setdefault(network_and_module(name)[0] if ":" in name else name, []).append(k)
-    for k, (network, own) in enumerate(networks.items()):
+    known = [k for k, name in enumerate(names) if name in references]
+    modules = [k for k in range(len(names)) if k not in known]
+    lines = {
+        label: [modules[k] for k in own]
+        for label, own in lines_over_depth([names[k] for k in modules], sources).items()
+    }
+    for k, (label, own) in enumerate([*lines.items(), *((names[r], [r]) for r in known)]):
         colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
         x, y = places[own].T
-        axes.plot(x, y, color=colour, linewidth=0.9, alpha=0.6)
-        axes.plot(x, y, color=colour, marker=marker, linestyle="none", markersize=6, label=network)
+        if len(own) > 1:
+            axes.plot(x, y, color=colour, linewidth=0.9, alpha=0.6)
+        axes.plot(x, y, color=colour, marker=marker, linestyle="none", markersize=6, label=label)
     plain(axes)
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.15)
     axes.set_xlabel(f"first axis (1 - {what})")
     axes.set_ylabel(f"second axis (1 - {what})")
     axes.set_title(f"{100 * share:.0f} % of squared distances lie in this plane")
-    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
-    # A reference is named in the legend. Ends of networks come first, where not all have room.
-    ends = [index for own in networks.values() for index in (own[0], own[-1]) if len(own) > 1]
-    between = [index for own in networks.values() for index in own[1:-1]]
-    order = list(dict.fromkeys(ends + between))
-    place_labels(figure, axes, places, {k: network_and_module(names[k])[1] for k in order})
+    handles, labels = axes.get_legend_handles_labels()
+    if any(len(own) > 1 for own in lines.values()):
+        handles.append(Line2D([], [], color="0.4", linewidth=0.9))
+        labels.append("modules of one store, in the order given")
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=3)
+    # References come first, then ends of lines, where not all have room.
+    ends = [index for own in lines.values() for index in (own[0], own[-1])]
+    shown = {k: names[k] for k in known}
+    shown |= {k: network_and_module(names[k])[1] for k in dict.fromkeys([*ends, *modules])}
+    place_labels(figure, axes, places, shown, list(lines.values()))
     return figure
 
 

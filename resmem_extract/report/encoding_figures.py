@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..encoding import Grid
-from .comparisons import network_and_module
+from .depth import ORDER, lines_over_depth, network_and_module
 from .style import COLOURS, MARKERS, SEQUENTIAL, new_figure, plain, save
 
 if TYPE_CHECKING:
@@ -39,6 +39,16 @@ class Encoded(Protocol):
     @property
     def names(self) -> tuple[str, ...]:
         """``network:module``, in the order of depth."""
+        ...
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """The store of each module, by name."""
+        ...
+
+    @property
+    def folds(self) -> tuple[str, ...]:
+        """Names of what was held out in turn."""
         ...
 
     @property
@@ -121,12 +131,13 @@ def draw_profile_of_depth(data: Encoded) -> Figure:
     Bands are 95 % intervals of the mean over targets (1.96 standard errors).
     """
     regions = _regions(data)
-    networks: dict[str, list[int]] = {}
-    for k, name in enumerate(data.names):
-        networks.setdefault(network_and_module(name)[0], []).append(k)
+    networks = lines_over_depth(data.names, data.sources)
     longest = max(len(network_and_module(name)[1]) for name in data.names) * _INCH
     width = max(4.5, 0.34 * max(map(len, networks.values())) + 2.2)
     figure = new_figure(width * (1 if len(networks) == 1 else 1.25), 3.9 + longest)
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
     panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
     for axes, (network, own) in zip(panels, networks.items(), strict=True):
         x = np.arange(len(own))
@@ -143,18 +154,19 @@ def draw_profile_of_depth(data: Encoded) -> Figure:
                 axes.axhline(np.nanmean(ceiling), color=colour, linewidth=1, linestyle="--")
         axes.axhline(0, color="0.5", linewidth=0.8)
         axes.set_xticks(x, [network_and_module(data.names[k])[1] for k in own], rotation=90)
-        axes.set_title(network)
-        axes.set_xlabel("module, in the order of the store")
+        axes.set_title(network.replace(" (", "\n("))
+        axes.set_xlabel(ORDER)
         plain(axes)
     several = any(len(columns) > 1 for columns in regions.values())
     panels[0].set_ylabel("r, mean over targets and folds" if several else "r, mean over folds")
     handles, labels = panels[0].get_legend_handles_labels()
+    if several:
+        handles.append(Patch(color="0.5", alpha=0.4, linewidth=0))
+        labels.append("95 % interval of the mean over targets")
     if np.isfinite(data.ceiling).any():
-        from matplotlib.lines import Line2D
-
         handles.append(Line2D([], [], color="0.3", linewidth=1, linestyle="--"))
-        labels.append("noise ceiling")
-    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper center", ncols=3)
+        labels.append("noise ceiling" + (", mean over targets" if several else ""))
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper center", ncols=2)
     return figure
 
 
@@ -172,7 +184,7 @@ def draw_best(data: Encoded) -> Figure:
         axes.bar(x, counts, bottom=floor, color=COLOURS[k % len(COLOURS)], label=region)
         floor += counts
     axes.set_xticks(x, labels, rotation=90)
-    axes.set_xlabel("module, in the order of the store")
+    axes.set_xlabel(ORDER)
     axes.set_ylabel("targets that it predicts best")
     axes.locator_params(axis="y", integer=True)
     if len(regions) > 1:
@@ -182,7 +194,11 @@ def draw_best(data: Encoded) -> Figure:
 
 
 def draw_predictions(data: Encoded, most: int = 4) -> Figure:
-    """Draw predicted against measured values, for the targets that are predicted best."""
+    """Draw predicted against measured values, for the targets that are predicted best.
+
+    The r above a panel is that of ``best.csv``, a mean over folds; the points are those of all
+    folds together, whose r would be another.
+    """
     name = max(
         (name for name in data.predicted if name in data.names),
         key=lambda name: np.nanmax(
@@ -191,25 +207,32 @@ def draw_predictions(data: Encoded, most: int = 4) -> Figure:
     )
     scores = data.table[data.names.index(name)]
     order = np.argsort(-np.where(np.isfinite(scores), scores, -np.inf), kind="stable")[:most]
-    figure = new_figure(2.9 * len(order) + 0.4, 3.5)
+    k = len(data.folds)
+    about, of = (f", mean over {k} folds", f"of all {k} folds") if k > 1 else ("", "held out")
+    figure = new_figure(2.9 * len(order) + 0.4, 3.7)
     panels = figure.subplots(1, len(order), squeeze=False)[0]
     for axes, t in zip(panels, order.tolist(), strict=True):
         predicted, measured = data.predicted[name][:, t], data.measured[:, t]
         tested = np.isfinite(predicted)
         x, y = predicted[tested][:_MOST_POINTS], measured[tested][:_MOST_POINTS]
+        points = f"points {of}" if len(x) == tested.sum() else f"the first {len(x)} points {of}"
         axes.plot(x, y, linestyle="none", marker="o", markersize=3, alpha=0.5, color=COLOURS[0])
         low, high = min(x.min(), y.min()), max(x.max(), y.max())
         axes.plot([low, high], [low, high], color="0.5", linewidth=0.8)
-        axes.set_title(f"{data.targets[t]}: r = {scores[t]:.2f}")
-        axes.set_xlabel("predicted, held-out images")
+        axes.set_title(f"{data.targets[t]}\nr = {scores[t]:.2f}{about}")
+        axes.set_xlabel(f"predicted for held-out images\n({points})")
         plain(axes)
-    panels[0].set_ylabel("measured")
+        axes.title.set_fontsize(9)
+    panels[0].set_ylabel("measured (unit as given)")
     figure.suptitle(name, fontsize=10)
     return figure
 
 
 def draw_flat_map(grid: Grid, values: Floats, what: str, names: Sequence[str] = ()) -> Figure:
     """Draw targets where they lie: a plane, or the slices of a volume that hold any.
+
+    A frame is a slice, over the part of the grid that holds targets in any. Axes are the indices
+    that were given: the second goes up; what is left or anterior is not known.
 
     Parameters
     ----------
@@ -220,34 +243,42 @@ def draw_flat_map(grid: Grid, values: Floats, what: str, names: Sequence[str] = 
     names : sequence of str
         Where values are numbers of modules: their names.
     """
-    shape = grid.shape if len(grid.shape) == 3 else (*grid.shape, 1)
-    places = grid.places if len(grid.shape) == 3 else np.pad(grid.places, ((0, 0), (0, 1)))
-    volume = np.full(shape, np.nan)
-    volume[tuple(places.T)] = values
-    slices = np.unique(places[:, 2])
+    places = grid.places if grid.places.shape[1] == 3 else np.pad(grid.places, ((0, 0), (0, 1)))
+    first, last = places.min(axis=0), places.max(axis=0)
+    volume = np.full(last - first + 1, np.nan)
+    volume[tuple((places - first).T)] = values
+    slices = np.unique(places[:, 2]).tolist()
     columns = math.ceil(math.sqrt(len(slices)))
     rows = math.ceil(len(slices) / columns)
-    x, y = (slice(k.min(), k.max() + 1) for k in places[:, :2].T)
-    ratio = (y.stop - y.start) / (x.stop - x.start)
+    ratio = volume.shape[1] / volume.shape[0]
     side = 2.2 if len(slices) > 1 else 4.0
-    figure = new_figure(side * columns + 1.8, max(side * rows * ratio, 1.5) + 0.8)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure = new_figure(side * columns + 2.0, max((side * ratio + 0.35) * rows, 1.5) + 0.8)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     limits: dict[str, Any] = {"vmin": -0.5, "vmax": len(names) - 0.5}
     if not names:
         finite = values[np.isfinite(values)]
         limits = {"vmin": min(0.0, finite.min(initial=0)), "vmax": finite.max(initial=1e-9)}
+    left, right, low, high = first[0] - 0.5, last[0] + 0.5, first[1] - 0.5, last[1] + 0.5
     picture: Any = None
-    for panel, k in zip(panels, slices.tolist(), strict=False):
-        flat = volume[x, y, k].T
+    for number, (panel, k) in enumerate(zip(panels, slices, strict=False)):
         picture = panel.imshow(
-            flat, origin="lower", cmap=_colours(len(names)), interpolation="nearest", **limits
+            volume[..., k - first[2]].T,
+            origin="lower",
+            extent=(left, right, low, high),
+            cmap=_colours(len(names)),
+            interpolation="nearest",
+            **limits,
         )
-        if len(slices) > 1:
-            panel.set_title(f"z = {k}", fontsize=8)
-    for panel in panels:
-        panel.set_xticks([])
-        panel.set_yticks([])
-        panel.spines[:].set_visible(False)
+        panel.locator_params(integer=True, nbins=5)
+        panel.tick_params(labelsize=7, labelbottom=number + columns >= len(slices))
+        panel.spines[:].set_color("0.5")
+        if len(grid.shape) == 3:
+            panel.set_title(f"k = {k}", fontsize=8, pad=3)
+    for unused in panels[len(slices) :]:
+        unused.remove()
+    panels = panels[: len(slices)]
+    figure.supxlabel("i, first index of the grid", fontsize=9)
+    figure.supylabel("j, second index of the grid", fontsize=9)
     bar = figure.colorbar(picture, ax=list(panels), shrink=0.8, pad=0.02)
     bar.set_label(what)
     if names:

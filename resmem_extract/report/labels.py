@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,9 +24,13 @@ _AWAY = 5.0
 
 
 def place_labels(
-    figure: Figure, axes: Axes, places: npt.NDArray[np.float64], labels: Mapping[int, str]
+    figure: Figure,
+    axes: Axes,
+    places: npt.NDArray[np.float64],
+    labels: Mapping[int, str],
+    lines: Sequence[Sequence[int]] = (),
 ) -> list[int]:
-    """Write labels beside points so that none lies on another or on a point.
+    """Write labels beside points so that none lies on another, on a point or on a line.
 
     Parameters
     ----------
@@ -37,6 +41,8 @@ def place_labels(
         All points.
     labels : mapping from index of a point to str
         The most important first: those for which there is no room are left out.
+    lines : sequence of sequence of int
+        The points that each line joins.
 
     Returns
     -------
@@ -48,6 +54,8 @@ def place_labels(
     inside = axes.get_window_extent()
     left, bottom, right, top = (edge * 72 / figure.dpi for edge in inside.extents)
     taken = [(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in points]
+    starts = points[np.array([k for line in lines for k in line[:-1]], dtype=np.intp)]
+    ends = points[np.array([k for line in lines for k in line[1:]], dtype=np.intp)]
     labelled = []
     for index, text in labels.items():
         width = _WIDTH * len(text)
@@ -60,13 +68,18 @@ def place_labels(
             (_AWAY, -_AWAY, "left"),
             (-_AWAY, _AWAY, "right"),
             (-_AWAY, -_AWAY, "right"),
+            (_AWAY, _AWAY + 4, "left"),
+            (_AWAY, -_AWAY - 4, "left"),
+            (-_AWAY, _AWAY + 4, "right"),
+            (-_AWAY, -_AWAY - 4, "right"),
         ):
             x, y = points[index] + (dx, dy)
             start = {"left": x, "right": x - width, "center": x - width / 2}[align]
             box = (start, y - _HEIGHT / 2, start + width, y + _HEIGHT / 2)
             fits = left < box[0] and box[2] < right and bottom < box[1] and box[3] < top
             others = taken[:index] + taken[index + 1 :]
-            if fits and not any(_overlap(box, other) for other in others):
+            free = not any(_overlap(box, other) for other in others)
+            if fits and free and not _crossed(box, starts, ends):
                 axes.annotate(
                     text,
                     places[index],
@@ -87,3 +100,13 @@ _Box = tuple[float, float, float, float]
 
 def _overlap(a: _Box, b: _Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _crossed(box: _Box, starts: npt.NDArray[np.float64], ends: npt.NDArray[np.float64]) -> bool:
+    """Return whether any segment runs through a box (Liang and Barsky, 1984)."""
+    corner, opposite = np.array(box[:2]), np.array(box[2:])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Where on the segment, from 0 to 1, it is within the box along each axis.
+        one, other = (corner - starts) / (ends - starts), (opposite - starts) / (ends - starts)
+    enters, leaves = np.fmin(one, other).max(axis=1), np.fmax(one, other).min(axis=1)
+    return bool((np.maximum(enters, 0) < np.minimum(leaves, 1)).any())

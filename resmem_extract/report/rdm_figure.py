@@ -79,7 +79,8 @@ def draw_rdm(
     low, high = np.percentile(off_diagonal, [1, 99]) if len(off_diagonal) > 2 else (None, None)
     picture = axes.imshow(square, cmap=SEQUENTIAL, vmin=low, vmax=high, interpolation="nearest")
     plain(axes)
-    axes.set_title(rdm.name, pad=8)
+    of_several = f", mean over {rdm.n_subjects} subjects" if rdm.n_subjects > 1 else ""
+    axes.set_title(f"{rdm.name}{of_several}", pad=8)
     bar = figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02, extend="both")
     bar.set_label(distance_label(rdm.metric))
     if blocks:

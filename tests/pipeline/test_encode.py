@@ -136,6 +136,12 @@ def check_file(path: Path, store: Path, result) -> None:
         )
 
 
+def test_modules_know_their_store(store, responses, tmp_path):
+    other = write_store(tmp_path / "other.h5", "other", 1)
+    result = rx.encode([store, other], "fc", responses=responses)
+    assert result.sources == {"net:fc": str(store), "other:fc": str(other)}
+
+
 def test_order_of_files_has_no_influence(store, responses, tmp_path, rng):
     order = rng.permutation(N)
     other = write_store(tmp_path / "other.h5", "net", 0, order)

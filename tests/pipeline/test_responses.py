@@ -136,6 +136,22 @@ def case(tmp_path, **arrays):
             r"NaN or infinite in 2 targets \(a.0, a.1",
         ),
         ({"image_id": IDS, "a": np.zeros((N, 2)), "coordinates": [[1, 2]]}, r"expected \[2, 2\]"),
+        (
+            {"image_id": IDS, "a": np.zeros((N, 2)), "coordinates": [[3, 1, 2], [0, -38, 1]]},
+            r"coordinates holds -38; expected voxel indices, whole numbers from 0\. .*apply_affine",
+        ),
+        (
+            {"image_id": IDS, "a": np.zeros((N, 2)), "coordinates": [[1, 2.5], [0, 1]]},
+            r"coordinates holds 2\.5; expected voxel indices.*rint",
+        ),
+        (
+            {"image_id": IDS, "a": np.zeros((N, 2)), "coordinates": [[1, np.nan], [0, 1]]},
+            "coordinates holds nan; expected voxel indices",
+        ),
+        (
+            {"image_id": IDS, "a": np.zeros((N, 2)), "coordinates": [["1", "2"], ["0", "1"]]},
+            "coordinates holds <U1; expected voxel indices",
+        ),
     ],
 )
 def test_wrong_arrays_get_one_line(arrays, message, tmp_path):
@@ -143,6 +159,22 @@ def test_wrong_arrays_get_one_line(arrays, message, tmp_path):
         read_responses(case(tmp_path, **arrays))
     assert "\n" not in str(caught.value)
     assert "r.npz" in str(caught.value)
+
+
+def test_the_indices_that_an_affine_gives_are_places(tmp_path):
+    """Those that the message has one type; MATLAB's are whole numbers of type double."""
+    nibabel = pytest.importorskip("nibabel")
+    affine = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
+    voxels = np.array([[45, 20, 40], [30, 11, 36]])
+    mm = nibabel.affines.apply_affine(affine, voxels)
+    arrays = {"image_id": IDS, "a": np.zeros((N, 2))}
+    with pytest.raises(RequestError, match="voxel indices"):
+        read_responses(case(tmp_path, **arrays, coordinates=mm))
+    found = np.rint(nibabel.affines.apply_affine(np.linalg.inv(affine), mm))
+    for indices in (found, found.astype(int)):
+        grid = read_responses(case(tmp_path, **arrays, coordinates=indices)).grid
+        np.testing.assert_array_equal(grid.places, voxels)
+        assert grid.places.dtype.kind == "i"
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,13 @@ def test_several_networks_and_patterns_of_modules(store, tmp_path):
     assert [entity.name for entity in result.models] == ["net:fc", "other/net:fc"]
 
 
+def test_modules_know_their_store(store, tmp_path):
+    """Two stores of one network have the same name in tables, and no common order of modules."""
+    more = write_store(tmp_path / "more.h5", "net", 1, modules=("output",))
+    models = rx.compare_stores([more, store], ["net:fc", "output"], metric="euclidean").models
+    assert [model.source for model in models] == [str(store), str(more)]
+
+
 def test_features_are_compared_with_features(store, tmp_path, rng):
     np.savez(tmp_path / "v.npz", V1=rng.random((N, 9)), image_id=IDS)
     result = rx.compare_stores([store], references=[str(tmp_path / "v.npz")], compare="cka")
@@ -270,6 +277,7 @@ def test_a_sample_of_pairs_is_near_all_pairs(many, tmp_path):
     told: list[str] = []
     asked = {"references": [str(tmp_path / "it.npz")], "metric": ["correlation", "euclidean"]}
     result = rx.compare_stores([many], **asked, pairs=5000, out=tmp_path / "o", tell=told.append)
+    assert {model.source for model in result.models} == {str(many)}
     whole = rx.compare_stores([many], **asked)
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
         "pairs.csv",

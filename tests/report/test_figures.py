@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,66 @@ def test_the_matrix_and_the_profile_hold_the_values(models, reference):
     assert "Spearman" in panels[0].get_ylabel()
 
 
+def legend(figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+@pytest.mark.parametrize("subjects", [1, 3])
+def test_the_profile_says_what_band_and_stars_are_of(models, reference, subjects):
+    rdm = reference.rdms["correlation"]
+    given = reference if subjects == 3 else Entity("IT", {"correlation": rdm.mean()})
+    inference = Inference(bootstrap=20, permutations=199)
+    table = compare_all(models, [given], ["correlation"], ["spearman"], inference)
+    assert any(row.p_fdr < 0.05 for row in table.rows if row.b == "IT")
+    shown = set(legend(draw_profile(table.rows, "IT", subjects=subjects)))
+    assert (
+        shown
+        == {
+            1: {
+                "value",
+                "95 % interval: images resampled",
+                "p < 0.05 (FDR): images relabelled",
+            },
+            3: {
+                "mean over 3 subjects",
+                "95 % interval: images and subjects resampled",
+                "p < 0.05 (FDR): images relabelled, these 3 subjects",
+                "noise ceiling",
+            },
+        }[subjects]
+    )
+
+
+def test_the_profile_has_a_panel_for_each_store_of_a_network():
+    rows = [Row(f"net:{k}", "IT", "correlation", "spearman", 9, 0.1) for k in "abc"]
+    sources = {"net:a": "f.h5", "net:b": "g.h5", "net:c": "f.h5"}
+    panels = draw_profile(rows, "IT", sources=sources).axes
+    assert [panel.get_title() for panel in panels] == ["net\n(f.h5)", "net\n(g.h5)"]
+    ticks = [[label.get_text() for label in panel.get_xticklabels()] for panel in panels]
+    assert ticks == [["a", "c"], ["b"]]
+
+
+def test_numbers_in_the_matrix_have_no_sign_at_zero():
+    rows = [
+        Row("net:a", "net:b", "", "cka", 9, -0.004),
+        Row("net:a", "net:c", "", "cka", 9, -0.026),
+        Row("net:b", "net:c", "", "cka", 9, 0.997),
+    ]
+    axes = draw_matrix(rows, ["net:a", "net:b", "net:c"]).axes[0]
+    shown = [text.get_text() for text in axes.texts]
+    assert shown == ["1.00", ".00", "-.03", ".00", "1.00", "1.00", "-.03", "1.00", "1.00"]
+
+
+@pytest.mark.parametrize(("subjects", "title"), [(1, "IT"), (3, "IT, mean over 3 subjects")])
+def test_an_rdm_of_several_subjects_is_called_their_mean(reference, subjects, title):
+    rdm = reference.rdms["correlation"]
+    axes = draw_rdm(rdm if subjects == 3 else rdm.mean()).axes[0]
+    assert axes.get_title() == title
+    np.testing.assert_allclose(
+        axes.images[0].get_array(), squareform(rdm.dissimilarities.mean(axis=0))
+    )
+
+
 def test_a_reference_like_which_nothing_can_be_is_drawn_empty():
     rows = [Row(f"net:{k}", "flat", "correlation", "spearman", 9, float("nan")) for k in "ab"]
     axes = draw_profile(rows, "flat").axes[0]
@@ -124,12 +186,46 @@ def test_names_of_points_lie_on_nothing(rng):
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in axes.texts]
     assert 5 < len(boxes) < len(points)
+    (line,) = (line for line in axes.lines if line.get_linestyle() == "-")
+    path = axes.transData.transform(line.get_xydata())
+    steps = np.linspace(0, 1, 400)[:, None]
+    along = np.concatenate([a + steps * (b - a) for a, b in itertools.pairwise(path)])
+    for box in boxes:
+        assert not ((along > box.min) & (along < box.max)).all(axis=1).any()
     shown = {text.get_text() for text in axes.texts}
     assert "features.layer3.30" in shown  # far from all others
     for k, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[k + 1 :])
         assert axes.get_window_extent().contains(*box.min)
         assert axes.get_window_extent().contains(*box.max)
+
+
+def test_the_map_names_references_and_says_what_lines_join(rng):
+    points = rng.standard_normal((6, 2))
+    names = ["net:a", "net:b", "net:c", "net:d", "IT", "file:with:colons"]
+    sources = {"net:a": "f.h5", "net:b": "g.h5", "net:c": "f.h5", "net:d": "g.h5"}
+    figure = draw_map(
+        1 - squareform(pdist(points)), names, "x", references=names[4:], sources=sources
+    )
+    axes = figure.axes[0]
+    lines = [line for line in axes.lines if line.get_linestyle() == "-"]
+    found, _ = classical_scaling(squareform(pdist(points)))
+    np.testing.assert_allclose(
+        [line.get_xydata() for line in lines], [found[[0, 2]], found[[1, 3]]]
+    )
+    assert legend(figure) == [
+        *("net (f.h5)", "net (g.h5)", "IT", "file:with:colons"),
+        "modules of one store, in the order given",
+    ]
+    at = {text.get_text(): text.xy for text in axes.texts}
+    for k in (4, 5):
+        np.testing.assert_allclose(at[names[k]], found[k])
+
+
+def test_without_lines_the_map_says_nothing_of_them(rng):
+    distances = squareform(pdist(rng.standard_normal((3, 2))))
+    figure = draw_map(1 - distances, ["a:x", "b:x", "IT"], "x", references=["IT"])
+    assert legend(figure) == ["a", "b", "IT"]
 
 
 def test_missing_similarities_stay_empty():
@@ -155,6 +251,24 @@ def test_every_figure_is_written_in_every_format(models, reference, tmp_path):
         assert min(image.size) > 1000
     assert Path(tmp_path / "rdm_IT.svg").read_text().startswith("<?xml")
     assert Path(tmp_path / "rdm_IT.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_files_of_stores_and_the_number_of_subjects_reach_the_figures(models, reference, tmp_path):
+    """Text in svg stays text, so that it can be read there."""
+    files = ("x/f.h5", "x/g.h5", "x/f.h5")
+    models = [replace(model, source=file) for model, file in zip(models, files, strict=True)]
+    table = compare_all(models, [reference], ["correlation"], ["spearman"], Inference())
+    draw_all(tmp_path, table.rows, models, [reference], ["svg"])
+    profile, plane, rdm = (
+        (tmp_path / f"{stem}.svg").read_text()
+        for stem in ("profile_IT_spearman_correlation", "map_spearman_correlation", "rdm_IT")
+    )
+    assert "mean over 3 subjects" in profile
+    for text in ("(f.h5)", "(g.h5)"):
+        assert text in profile
+        assert f"net {text}" in plane
+    assert plane.count(">IT<") == 2  # in the legend, and beside the point
+    assert "IT, mean over 3 subjects" in rdm
 
 
 def test_without_matplotlib_the_command_that_installs_it_is_named(monkeypatch):
