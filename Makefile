@@ -23,7 +23,7 @@ TV_TESTS := $(addprefix tests/,thingsvision test_module_path.py test_path_gramma
 TV_PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(TV_BIN)/python -m pytest --override-ini filterwarnings=default \
 	--numprocesses auto --dist loadfile
 
-.PHONY: help setup demo test lint bench clean thingsvision-env test-thingsvision test-thingsvision-all
+.PHONY: help setup demo test test-all lint bench clean thingsvision-env test-thingsvision test-thingsvision-all
 .DEFAULT_GOAL := help
 
 help: ## list the targets (this)
@@ -35,9 +35,16 @@ demo: $(VENV)/.samples ## setup, get ResMem's weights, write activations.h5 of r
 	@PYTHON=$(BIN)/python ./get_weights.sh
 	$(BIN)/extract --model resmem --module features.5.4 $(if $(IMAGES),--images "$(IMAGES)") --out "$(OUT)"
 
-test: lint ## create .venv, install the package for development, run all checks and tests
+# Both environments at once: each is the work of one core.
+test: ## create .venv and thingsvision's environment, run all checks and tests
+	@$(MAKE) --no-print-directory --jobs=2 lint thingsvision-env
 	@$(BIN)/python -m pytest --numprocesses auto $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory test-thingsvision
+
+test-all: ## the same with the tests that take minutes, and the whole suite beside thingsvision
+	@$(MAKE) --no-print-directory --jobs=2 lint thingsvision-env
+	@$(BIN)/python -m pytest --numprocesses auto --long $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory test-thingsvision-all
 
 test-thingsvision: ## the plugin and the core's contracts beside thingsvision, torch 2.0.1, NumPy 1.26
 	@$(MAKE) --no-print-directory thingsvision-env

@@ -19,8 +19,17 @@ UNITS = (
 """Folders of tests, from the lowest layer of the package to the highest."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--long``: tests that take minutes too."""
+    parser.addoption("--long", action="store_true", help="run tests marked long as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run quick tests before slow ones, and low layers before what stands on them."""
+    if not config.getoption("--long"):
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
     def place(item: pytest.Item) -> tuple[bool, int]:
         slow = item.get_closest_marker("slow") is not None

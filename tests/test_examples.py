@@ -17,6 +17,7 @@ def rows_of(path: Path) -> dict[tuple[str, str], dict[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_kriegeskorte92(kriegeskorte92, tmp_path, capsys):
     """All numbers of the committed table, and those that rsatoolbox gave on PyPI's resmem."""
     pytest.importorskip("timm")

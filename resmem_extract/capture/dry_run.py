@@ -85,14 +85,29 @@ def observe(
     names: Iterable[str],
     copy: Callable[[torch.Tensor], torch.Tensor] = torch.clone,
 ) -> Observed:
-    """Run the full network once and keep copies of all that the named modules return."""
+    """Run the full network once and keep copies of all that the named modules return.
+
+    Raises
+    ------
+    RequestError
+        If the network cannot take such inputs, as with a transform to another size.
+    """
     seen: Observed = {}
 
     def keep(name: str, _call: int, output: Any) -> None:
         seen.setdefault(name, []).append([(keys, copy(t)) for keys, t in tensors(output)])
 
     with hooked(network, names, keep):
-        network(inputs)
+        try:
+            network(inputs)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise RequestError(
+                f"the forward pass of {type(network).__name__} fails on images of "
+                f"{list(inputs.shape[1:])} ({next(iter(str(error).splitlines()), '')}); if that is "
+                "their size, give --transform another"
+            ) from error
     return seen
 
 

@@ -64,7 +64,7 @@ def merge_command(
     elif merged.already_complete and not quiet:
         results.print(f"{merged.path} is already complete", markup=False)
     elif not quiet:
-        equal = "; equal to the file that was split" if merged.restored else ""
+        equal = "; equal to the file that was split, by its checksums" if merged.restored else ""
         results.print(
             f"{merged.path}: {counted(merged.images, 'image')}, "
             f"{counted(len(merged.modules), 'module')}, {format_bytes(merged.bytes)}{equal}",

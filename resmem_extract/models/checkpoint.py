@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import struct
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -100,7 +101,9 @@ def read_state_dict(path: Path, *, trust: bool = False) -> State:
     MissingExtraError
         For safetensors without the package of that name.
     """
-    content = _read_safetensors(path) if _is_safetensors(path) else _unpickle(path, trust)
+    # By its name alone torch.load, too, takes a file for one.
+    safe = path.suffix == ".safetensors" or _is_safetensors(path)
+    content = _read_safetensors(path) if safe else _unpickle(path, trust)
     if isinstance(content, nn.Module):  # trusted
         content = content.state_dict()
     if not isinstance(content, Mapping):
@@ -190,13 +193,14 @@ def _unpickle(path: Path, trust: bool) -> Any:
             warnings.simplefilter("ignore")  # of formats that torch itself does not write
             return torch.load(path, map_location="cpu", weights_only=not trust, **mapped)
     except (RuntimeError, UnpicklingError, EOFError, ValueError, OSError, ImportError,
-            AttributeError, KeyError, IndexError, TypeError) as error:  # fmt: skip
+            AttributeError, KeyError, IndexError, TypeError, struct.error) as error:  # fmt: skip
         # torch's own words may advise to unpickle anything, which runs code.
         unsafe = isinstance(error, UnpicklingError) or "weights_only" in str(error)
         reason = "it is no file of tensors alone" if unsafe else first_line(error)
+        advise = unsafe and not trust
         raise WeightsError(
             f"{path} cannot be read as a checkpoint ({reason}); expected a state dict "
-            "saved by torch.save" + ("" if trust else ", or --trust if you made it yourself")
+            "saved by torch.save" + (", or --trust if you made it yourself" if advise else "")
         ) from error
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -30,6 +32,7 @@ class CustomSource:
         name = wanted.entry.name
         made = import_object(name, "model")
         if not isinstance(made, nn.Module):
+            _check_callable(name, made)
             made = made()
         network, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
         if not isinstance(network, nn.Module):
@@ -40,3 +43,20 @@ class CustomSource:
         if wanted.file is not None:
             fill(network, wanted.file.path, trust=wanted.trust)
         return Parts(network.eval(), chosen_transform(transform))
+
+
+def _check_callable(name: str, made: Any) -> None:
+    """Raise if something cannot be called without arguments."""
+    if not callable(made):
+        raise RequestError(f"{name} is a {type(made).__name__}; expected a network or a factory")
+    try:
+        signature = inspect.signature(made)
+    except ValueError:  # of some functions written in C
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise RequestError(
+            f"{name} cannot be called without arguments ({error}); write a function that calls it "
+            "with them, and name that"
+        ) from error

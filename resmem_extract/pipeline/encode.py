@@ -267,8 +267,10 @@ def _read(
                 if key.startswith("bands\t"):
                     _, name, what = key.split("\t")
                     bands.setdefault(name, {})[what] = there[key]
-            arrays = (there[name] for name in ("predicted", "r", "r2", "alpha"))
-            gathered.add(entry, Validated(*arrays, there.get("p")), bands)
+            found = Validated(
+                there["predicted"], there["r"], there["r2"], there["alpha"], there.get("p")
+            )
+            gathered.add(entry, found, bands)
     except (OSError, ValueError, KeyError) as error:
         raise WorkError(f"{folder} cannot be read ({error}); --overwrite makes it anew") from error
     result = _result(study, entries, gathered, asked, notes, folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,7 +119,7 @@ def compare_stores(
         record = _record(opened, chosen, given, asked) | {"also": dict(also or {})}
         there = None if folder is None or asked.overwrite else folder / _RECORD
         if there is not None and is_complete(there, record, _files(asked)):
-            return _read(folder, record, _columns(opened[0]))
+            return _read(there.parent, record, chosen, _columns(opened[0]))
         check_chosen(chosen)
         for line in _foreseen(chosen, given, asked):
             tell(line)
@@ -312,7 +312,12 @@ def _write(result: RsaResult, folder: Path, record: dict[str, Any]) -> None:
         raise WorkError(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
-def _read(folder: Path, record: Mapping[str, Any], columns: Any) -> RsaResult:
+def _read(
+    folder: Path,
+    record: Mapping[str, Any],
+    chosen: Sequence[tuple[Store, str]],
+    columns: dict[str, dict[str, str]],
+) -> RsaResult:
     """Return a result that is there, with seven digits of each number."""
 
     def lines(name: str, kind: type[Any]) -> list[Any]:
@@ -328,12 +333,13 @@ def _read(folder: Path, record: Mapping[str, Any], columns: Any) -> RsaResult:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkError(f"{folder} cannot be read ({error}); --overwrite makes it anew") from error
 
-    def entities(names: Iterable[str]) -> tuple[Entity, ...]:
-        own = {name: {rdm.metric: rdm for rdm in rdms if rdm.name == name} for name in names}
-        return tuple(Entity(name, found) for name, found in own.items())
+    def entity(name: str, source: str = "") -> Entity:
+        own = {rdm.metric: rdm for rdm in rdms if rdm.name == name}
+        return Entity(name, own, None, source)
 
-    models = entities(record["modules"])
-    references = entities(name for name, _ in record["references"])
+    files = [str(store.path) for store, _ in chosen]
+    models = tuple(map(entity, record["modules"], files))
+    references = tuple(entity(name) for name, _ in record["references"])
     return RsaResult(table, models, references, columns, folder, already_complete=True)
 
 

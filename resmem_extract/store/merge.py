@@ -127,7 +127,13 @@ def merge_stores(
         _write(merger, target, told)
     restored = merger.restores is not None and read_contents(target).digest == merger.restores
     if delete_parts:
-        _check_result(target, merger, restored, told)
+        try:
+            _check_result(target, merger, restored, told)
+        except WorkError as error:
+            if already:
+                raise WorkError(f"{error}; nothing was deleted; --overwrite merges anew") from error
+            target.unlink()  # it would be taken for a result
+            raise WorkError(f"{error}; {target} was removed, and no part") from error
         for path in paths:
             path.unlink()
     return Merged(
@@ -344,5 +350,5 @@ def _check_result(target: Path, merger: Merger, restored: bool, told: Tally) -> 
     if merger.restores is not None and not restored:
         raise WorkError(
             f"{target} holds what the parts held, but its checksums are not those of the file "
-            "that was split; nothing was deleted"
+            "that was split"
         )

@@ -81,7 +81,7 @@ def test_split_and_merge(tmp_path, store, call):
     assert done.err == "3 parts of one split: 20 images, 2 modules\n"
     first, second = done.out.splitlines()
     assert first.startswith(f"{tmp_path / 'm.h5'}: 20 images, 2 modules, ")
-    assert first.endswith("; equal to the file that was split")
+    assert first.endswith("; equal to the file that was split, by its checksums")
     assert second == "deleted 3 files"
     assert names(tmp_path / "parts") == []
     assert datasets(tmp_path / "m.h5") == datasets(store)

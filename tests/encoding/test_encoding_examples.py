@@ -19,6 +19,7 @@ def example(name: str) -> ModuleType:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_true_layer_of_voxels_is_named(tmp_path):
     shares = example("encoding_voxels").run(tmp_path, 160, 40)
     assert min(shares.values()) >= 0.8  # of few crops of 20 photographs

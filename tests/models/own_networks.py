@@ -49,3 +49,11 @@ def no_network():
 
 ready = Small()
 version = "1.0"
+
+
+class Sized(Small):
+    """Takes an argument."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size

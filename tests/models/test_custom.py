@@ -176,3 +176,21 @@ def test_margins_of_small_images_are_torchvisions() -> None:
     for crop in (20, (10, 31), (30, 11), 7):
         ours = ResizeAndCrop(resize=None, crop=crop).image(image)
         assert np.array_equal(ours, np.asarray(CenterCrop(crop)(image))), crop
+
+
+def test_a_factory_that_needs_arguments_is_told_of() -> None:
+    with pytest.raises(RequestError, match=r"own_networks:Sized cannot be called without argumen"):
+        load_model("own_networks:Sized")
+
+
+@pytest.mark.parametrize("name", ["junk.pt", "junk.safetensors"])
+def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"junk")
+    with pytest.raises(WeightsError, match=rf"{name} cannot be read as"):
+        load_model("own_networks:small", weights=tmp_path / name, transform="imagenet")
+
+
+def test_a_transform_that_does_not_fit_the_network_is_told_of() -> None:
+    model = load_model("resmem", pretrained=False, transform="imagenet")
+    with pytest.raises(RequestError, match=r"ResMem fails on images of \[3, 224, 224\]"):
+        model.capture("conv1")

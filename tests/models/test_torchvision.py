@@ -136,6 +136,7 @@ def test_structure_is_torchvisions_for_the_weights(text: str, monkeypatch) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:for .* copying from a non-meta:UserWarning")
 def test_structure_is_torchvisions_for_all_weights(monkeypatch) -> None:
     seen = set()
