@@ -120,7 +120,9 @@ def npz_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
             content = np.load(stream, allow_pickle=False)
             return {key: content[key] for key in content.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise StoreError(f"{path} cannot be read as an npz file: {error}") from error
+        objects = "allow_pickle" in str(error)  # NumPy's advice would run code
+        reason = "it holds Python objects; save arrays of numbers or texts" if objects else error
+        raise StoreError(f"{path} cannot be read as an npz file: {reason}") from error
 
 
 def _is_square(array: npt.NDArray[Any]) -> bool:

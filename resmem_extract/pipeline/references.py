@@ -40,6 +40,11 @@ class Reference:
     """Of the file."""
     subjects: tuple[str, ...] = field(default=())
 
+    def called(self, name: str) -> Reference:
+        """Return the same under another name."""
+        record = None if self.rdm is None else replace(self.rdm, name=name)
+        return replace(self, name=name, rdm=record)
+
     def rdm_of(self, metric: str, memory: int | str) -> RDM:
         """Return the RDM: as it was given, or of the patterns."""
         if self.rdm is not None:
@@ -220,7 +225,12 @@ def _one_array(
         array = array[:, None]
     condensed = array.shape[-1:] == (pairs,) and array.ndim <= 2 and array.shape != (n, pairs)
     of_images = array.ndim in (2, 3) and array.shape[-2] == n
-    if array.dtype.kind not in "fiu" or not (condensed or of_images):
+    if array.dtype.kind not in "fiu":
+        raise RequestError(
+            f"{path}: {name} holds {array.dtype}; expected real numbers; {path.name}:KEY takes one "
+            "key alone"
+        )
+    if not (condensed or of_images):
         raise RequestError(
             f"{path}: {name} of shape {array.shape} is neither an RDM [{n}, {n}] (or its {pairs} "
             f"pairs) nor patterns [{n}, channels] of the {n} images, nor several of them "
@@ -229,8 +239,13 @@ def _one_array(
     subjects: tuple[str, ...] = ()
     if array.ndim == (2 if condensed else 3):
         subjects = tuple(str(k) for k in range(len(array)))
-        if named is not None and np.size(named) == len(array):
-            subjects = tuple(str(value) for value in np.ravel(named))
+        if named is not None:
+            subjects = tuple(_text(value) for value in np.ravel(named))
+            if len(subjects) != len(array) or len(set(subjects)) < len(subjects):
+                raise RequestError(
+                    f"{path}: {SUBJECT_KEY!r} names {', '.join(subjects[:6])}; expected "
+                    f"{len(array)} different names, one for each subject of {name}"
+                )
     if condensed:
         return Reference(name, RDM(array, ids, "", name, subjects))
     if array.shape[-1] == n:
@@ -246,9 +261,10 @@ def _of_repeats(
 ) -> list[Reference]:
     """Make crossvalidated RDMs of measurements that repeat images."""
     if _RUN_KEY not in arrays:
+        twice = next(image_id for image_id in ids if ids.count(image_id) > 1)
         raise RequestError(
-            f"{path}: some images are there several times; a key {_RUN_KEY!r} has to tell which "
-            "measurements belong together, for crossvalidated distances"
+            f"{path}: the image id {twice!r} is there twice; if images were measured repeatedly, "
+            f"a key {_RUN_KEY!r} has to tell which measurements belong together"
         )
     runs = [_text(value) for value in np.ravel(arrays[_RUN_KEY])]
     precision = arrays.get(_PRECISION_KEY)
@@ -263,9 +279,12 @@ def _csv(path: Path, _ids: tuple[str, ...] | None, _key: str | None) -> list[Ref
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            head, *lines = [line for line in csv.reader(stream, delimiter=delimiter) if line]
+            lines = [line for line in csv.reader(stream, delimiter=delimiter) if line]
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise RequestError(f"{path} cannot be read as CSV: {error}") from error
+    if len(lines) < 2:
+        raise RequestError(f"{path}: expected a head line, then an id and numbers in each line")
+    head = lines.pop(0)
     if len(head) < 2:
         raise RequestError(f"{path}: one column; expected columns parted by {delimiter!r}")
     ids = tuple(line[0] for line in lines)
@@ -287,6 +306,8 @@ def _csv(path: Path, _ids: tuple[str, ...] | None, _key: str | None) -> list[Ref
             f"{path}: the image id {twice!r} is there twice; if images were measured repeatedly, "
             f"a second column {_RUN_KEY!r} has to tell which measurements belong together"
         )
-    if tuple(head[1:]) == ids:
+    if len(head) - 1 == len(ids) and set(head[1:]) == set(ids):  # in any order
+        place = {image_id: column for column, image_id in enumerate(head[1:])}
+        numbers = numbers[:, [place[image_id] for image_id in ids]]
         return [Reference(path.stem, RDM.from_square(numbers, ids, name=path.stem))]
     return [Reference(path.stem, patterns=numbers, ids=ids)]

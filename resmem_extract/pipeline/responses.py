@@ -183,6 +183,12 @@ def _checked(path: Path, key: str, array: npt.NDArray[Any], n: int) -> npt.NDArr
             f"{path}: {key} of shape {array.shape}; expected [{n}, targets], or "
             f"[repeats, {n}, targets], for the {n} ids{hint}"
         )
+    symmetric = array.shape == (n, n) and n > 2 and np.array_equal(array, array.T)
+    if symmetric and not np.diagonal(array).any():
+        raise RequestError(
+            f"{path}: {key} is an RDM, symmetric with zeros on its diagonal; it is compared by "
+            f"resmem-extract rsa STORE --reference {path.name}"
+        )
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
     return array if array.ndim == 3 else array[None]

@@ -207,17 +207,32 @@ def _foreseen(
 def _references(references: Sequence[str | RDM], asked: RsaOptions) -> list[Reference]:
     ids = None if asked.reference_ids is None else read_id_list(asked.reference_ids)
     found: list[Reference] = []
+    files: list[str] = []  # for each reference, how it is called where its key is not enough
     for reference in references:
         if isinstance(reference, RDM):
             digest = hashlib.sha256(reference.dissimilarities.tobytes()).hexdigest()
             found.append(Reference(reference.name, reference, sha256=digest))
+            files.append(reference.name)
         else:
-            found += read_references(os.fspath(reference), ids)
+            own = read_references(os.fspath(reference), ids)
+            found += own
+            files += [_long_name(os.fspath(reference), one.name) for one in own]
+    names = [reference.name for reference in found]
+    found = [
+        one if names.count(one.name) == 1 else one.called(name)
+        for one, name in zip(found, files, strict=True)
+    ]
     names = [reference.name for reference in found]
     for name in names:
         if names.count(name) > 1:
-            raise RequestError(f"two references are named {name!r}; rename a file or a key")
+            raise RequestError(f"two references are named {name!r}; rename a file")
     return found
+
+
+def _long_name(text: str, key: str) -> str:
+    """Return ``human.rdm`` for the reference `rdm` of ``human.npz``."""
+    path = Path(text) if Path(text).is_file() else Path(text.rpartition(":")[0])
+    return f"{path.stem}.{key}"
 
 
 def _models(

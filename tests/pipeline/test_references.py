@@ -11,7 +11,7 @@ import scipy.io
 from scipy.spatial.distance import pdist, squareform
 
 from resmem_extract.compare import RDM, crossnobis, to_rsatoolbox, write_npz
-from resmem_extract.errors import RequestError
+from resmem_extract.errors import RequestError, StoreError
 from resmem_extract.pipeline.references import read_id_list, read_references
 from resmem_extract.store import write_rdms
 
@@ -85,7 +85,7 @@ def test_other_keys_do_not_stand_in_the_way(patterns, tmp_path):
     assert only(tmp_path / "v.npz").ids == IDS
     np.savez(tmp_path / "v.npz", **arrays, notes="of 2008")
     assert only(f"{tmp_path / 'v.npz'}:V1").ids == IDS
-    with pytest.raises(RequestError, match=r"notes of shape \(\) .* v.npz:KEY takes one key alone"):
+    with pytest.raises(RequestError, match=r"notes holds <U7; .* v.npz:KEY takes one key alone"):
         only(tmp_path / "v.npz")
     np.savez(tmp_path / "v.npz", image_id=IDS)
     with pytest.raises(RequestError, match="holds no reference, only image_id"):
@@ -182,7 +182,7 @@ def test_repeated_measurements_are_crossvalidated(rng, tmp_path):
         ("it.csv", b"image_id,x,y\na,1\n", "expected 2 numbers in each line"),
         ("it.csv", b"image_id;x\na;1\n", "one column; expected columns parted by ','"),
         ("it.csv", b"image_id,x\na,1\na,2\n", "'a' is there twice; if images were measured"),
-        ("it.csv", b"", "cannot be read as CSV"),
+        ("it.csv", b"", "expected a head line, then an id and numbers"),
         ("it.csv", b"image_id,x\n\xff,1\n", "cannot be read as CSV"),
     ],
 )
@@ -210,3 +210,46 @@ def test_other_shapes_and_files_are_refused(rng, tmp_path):
         file.attrs["format"] = "resmem-extract"
     with pytest.raises(RequestError, match="a feature store is given as STORE"):
         read_references(str(tmp_path / "store.h5"))
+
+
+def test_a_square_csv_whose_head_has_another_order_is_the_same_rdm(square, tmp_path, rng):
+    order = rng.permutation(5)
+    head = ",".join(["id", *(IDS[k] for k in order)])
+    lines = [
+        ",".join([image_id, *map(repr, row[order].tolist())])
+        for image_id, row in zip(IDS, square, strict=True)
+    ]
+    (tmp_path / "it.csv").write_text("\n".join([head, *lines]))
+    reference = only(tmp_path / "it.csv")
+    assert reference.rdm.ids == IDS
+    np.testing.assert_array_equal(reference.rdm.square(), square)
+
+
+@pytest.mark.parametrize("subjects", [["a", "b"], ["a", "a", "b"], list("abcd")])
+def test_subjects_have_a_name_each(square, subjects, tmp_path):
+    np.savez(tmp_path / "it.npz", it=np.stack([square] * 3), image_id=IDS, subject=subjects)
+    with pytest.raises(RequestError, match="expected 3 different names, one for each subject of"):
+        read_references(str(tmp_path / "it.npz"))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((5, 5), 1j), "it holds complex128; expected real numbers"),
+        (np.full((5, 5), "a"), "it holds <U1; expected real numbers"),
+        (np.full((5, 5), None), "it holds Python objects; save arrays of numbers"),
+    ],
+)
+def test_what_is_no_number_is_named(array, message, tmp_path):
+    np.savez(tmp_path / "x.npz", it=array, image_id=IDS)
+    with pytest.raises((RequestError, StoreError), match=message):
+        read_references(str(tmp_path / "x.npz"))
+
+
+def test_an_empty_table_and_an_id_that_is_there_twice(square, tmp_path):
+    (tmp_path / "e.csv").write_text("")
+    with pytest.raises(RequestError, match="expected a head line, then an id and numbers"):
+        read_references(str(tmp_path / "e.csv"))
+    np.savez(tmp_path / "it.npz", it=square, image_id=[*IDS[:4], IDS[0]])
+    with pytest.raises(RequestError, match=r"the image id 'b.png' is there twice; if images"):
+        read_references(str(tmp_path / "it.npz"))

@@ -208,3 +208,12 @@ def test_wrong_files_get_one_line(tmp_path):
             read_responses(tmp_path / name, None)
     with pytest.raises(RequestError, match="is a folder"):
         read_responses(tmp_path)
+
+
+def test_an_rdm_is_no_response(tmp_path, rng):
+    values = rng.random((6, 6))
+    square = values + values.T
+    np.fill_diagonal(square, 0)
+    np.savez(tmp_path / "r.npz", responses=square, image_id=[f"{k}.png" for k in range(6)])
+    with pytest.raises(RequestError, match=r"responses is an RDM, .* --reference r.npz"):
+        read_responses(tmp_path / "r.npz")

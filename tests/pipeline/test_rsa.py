@@ -220,8 +220,12 @@ def test_modules_and_references_of_one_name_are_refused(store, reference, tmp_pa
     again = write_store(tmp_path / "again.h5", "net", 2)
     with pytest.raises(RequestError, match=r"net:conv1 is both in .*net\.h5 and in .*again"):
         rx.compare_stores([store, again])
-    with pytest.raises(RequestError, match="two references are named 'IT'"):
+    with pytest.raises(RequestError, match=r"two references are named 'it\.IT'; rename a file"):
         rx.compare_stores([store], references=[str(reference), str(reference)])
+    other = reference.with_name("monkey.npz")
+    other.write_bytes(reference.read_bytes())
+    both = rx.compare_stores([store], references=[str(reference), f"{other}:IT"])
+    assert [entity.name for entity in both.references] == ["it.IT", "monkey.IT"]
     with pytest.raises(UnknownModuleError):
         rx.compare_stores([store], ["net:nothing"])
     with pytest.raises(StoreError, match="does not exist"):
