@@ -157,6 +157,8 @@ def run_extract(run: ExtractRun, *, as_json: bool, quiet: bool) -> None:
     """Do what a validated run asks, and print the summary."""
     from ..pipeline import classify, extract, extract_many
 
+    if run.cluster_workers is not None and run.cluster is None:
+        raise RequestError("--cluster-workers is of --cluster ray; give both")
     if run.class_probabilities is not None:
         _check_classes(run, run.class_probabilities)
     if run.weights is None and run.pretrained:

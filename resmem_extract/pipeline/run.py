@@ -134,7 +134,7 @@ def prepare_capture(model: Model, modules: Sequence[str], asked: RunOptions, tel
         raise RequestError(f"modules: expected paths such as 'features.5.4', got {modules!r}")
     addresses = [address for text in modules for address in model.paths.resolve(text)]
     if not addresses:
-        raise RequestError("no module was asked for; name at least one, such as features.5.4")
+        raise RequestError(f"no module was asked for of {model.name}; name at least one of its own")
     device = pick_device(split_devices(asked.device)[0])
     check_precision(asked.precision, device)
     noise = model.noise()

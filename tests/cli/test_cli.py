@@ -300,6 +300,7 @@ def test_shards_and_what_info_says_of_them(tmp_path, photos, call):
         (("--extend", "--overwrite"), "--overwrite replaces a file, --extend adds to it"),
         (("--shard", "1/2", "--restart"), "--restart with --shard would undo"),
         (("--shard", "1/2", "--cluster", "ray"), "--shard and --cluster both share out"),
+        (("--cluster-workers", "3"), "--cluster-workers is of --cluster ray; give both"),
     ],
 )
 def test_options_of_long_runs_that_make_no_sense(tmp_path, photos, call, options, message):
