@@ -118,7 +118,10 @@ class RDM:
             )
         lower = np.swapaxes(square, -1, -2)
         if not np.allclose(square, lower, rtol=1e-5, atol=1e-6 * scale, equal_nan=True):
-            raise RequestError(f"{name}: the matrix is not symmetric, as dissimilarities are")
+            raise RequestError(
+                f"{name}: the matrix is not symmetric, as dissimilarities are: "
+                f"{_asymmetry(square, ids)}; correct it, or give the mean of it and its transpose"
+            )
         first, second = pair_indices(square.shape[-1])
         return cls(
             square[..., first, second],
@@ -179,6 +182,18 @@ class RDM:
     def __repr__(self) -> str:
         of = f", {counted(len(self.subjects), 'subject')}" if self.subjects else ""
         return f"<RDM {self.name!r}: {counted(self.n_images, 'image')}{of}, {self.metric or '?'}>"
+
+
+def _asymmetry(square: Floats, ids: Sequence[str] | None) -> str:
+    """Return the two images whose two values differ most, and the values."""
+    other = np.swapaxes(square, -1, -2)
+    one_missing = np.isnan(square) != np.isnan(other)
+    apart = np.where(one_missing, np.inf, np.nan_to_num(np.abs(square - other)))
+    *subject, i, j = (int(k) for k in np.unravel_index(np.argmax(apart), square.shape))
+    a, b = (str(ids[k]) if ids is not None and k < len(ids) else f"row {k}" for k in (i, j))
+    there, back = square[(*subject, i, j)], square[(*subject, j, i)]
+    of = f" of subject {subject[0]}" if subject else ""
+    return f"{a} with {b} is {there:.6g}, {b} with {a} is {back:.6g}{of}"
 
 
 def n_from_pairs(n_pairs: int, name: str = "the RDM") -> int:

@@ -13,6 +13,8 @@ from resmem_extract.rdm import RDM, condensed_rows, n_from_pairs, pair_indices
 
 IDS = ("a", "b", "c", "d")
 SQUARE = np.array([[0, 1, 2, 3], [1, 0, 4, 5], [2, 4, 0, 6], [3, 5, 6, 0]], dtype=float)
+HOLE = np.zeros((4, 4))
+HOLE[0, 1] = np.nan  # in one triangle alone
 
 
 def test_pairs_are_in_the_order_of_scipy():
@@ -84,7 +86,18 @@ def test_a_diagonal_of_nan_is_accepted():
         (lambda: RDM(np.array([1, np.nan, 1]), ("a", "b", "c"), "", "x"), "of a and c; leave"),
         (lambda: RDM.from_square(SQUARE[:3], IDS), r"rdm: expected a square matrix"),
         (lambda: RDM.from_square(1 - SQUARE / 10, IDS), "the diagonal is not zero"),
-        (lambda: RDM.from_square(np.triu(SQUARE), IDS), "the matrix is not symmetric"),
+        (
+            lambda: RDM.from_square(np.triu(SQUARE), IDS),
+            "not symmetric.*: c with d is 6, d with c is 0;",
+        ),
+        (
+            lambda: RDM.from_square(np.stack([SQUARE, SQUARE * [1, 2, 1, 1]]), IDS),
+            "b with a is 1, a with b is 2 of subject 1|b with d is 5, d with b is 10 of subject 1",
+        ),
+        (
+            lambda: RDM.from_square(np.where(SQUARE == 4, np.tri(4) / 0.25, SQUARE) + HOLE, None),
+            "row 0 with row 1 is nan, row 1 with row 0 is 1",
+        ),
         (lambda: RDM.from_square(SQUARE, IDS).subset(["a", "x"]), "rdm has no image 'x'"),
     ],
 )
