@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
 from ..compare import Kernel, crossnobis, kernel, rdm, read_rsatoolbox
-from ..compare.files import ABOUT_KEY, ID_KEY, SUBJECT_KEY, npz_arrays, read_npz
-from ..errors import RequestError, nearest
+from ..compare.files import ABOUT_KEY, SUBJECT_KEY, read_npz
+from ..errors import RequestError, counted, nearest
 from ..rdm import RDM
 from ..store import is_rdm_file, read_rdms
 from ..weights import file_sha256
+from .array_files import (
+    ID_KEY,
+    OF_TARGETS,
+    PLACES_KEY,
+    check_real,
+    column_numbers,
+    hdf5_format,
+    holds_rdm,
+    ids_of,
+    read_arrays,
+    read_id_list,
+    read_table,
+    repeated,
+    with_both_triangles,
+)
 
 __all__ = ["Reference", "read_id_list", "read_references"]
 
@@ -110,20 +123,6 @@ def read_references(text: str, ids: Sequence[str] | None = None) -> list[Referen
     return [replace(reference, sha256=sha256) for reference in found]
 
 
-def read_id_list(path: Path) -> tuple[str, ...]:
-    """Read ids, one a line.
-
-    Raises
-    ------
-    RequestError
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot read the ids {path}: {error}") from error
-    return tuple(line.strip() for line in lines if line.strip())
-
-
 def _split(text: str) -> tuple[Path, str | None]:
     if not text:
         raise RequestError("reference '': empty; is a shell variable unset?")
@@ -138,18 +137,14 @@ def _split(text: str) -> tuple[Path, str | None]:
 
 
 def _npz(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:
-    arrays = npz_arrays(path)
+    arrays = read_arrays(path)
     if ABOUT_KEY in arrays:
         return [Reference(record.name, record) for record in read_npz(path, ids)]
     return _of_arrays(path, arrays, ids, key)
 
 
 def _npy(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path} cannot be read: {error}") from error
-    return _of_arrays(path, {path.stem: array}, ids, key)
+    return _of_arrays(path, read_arrays(path, npy_name=path.stem), ids, key)
 
 
 def _mat(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:
@@ -161,30 +156,32 @@ def _mat(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Refer
         raise RequestError(f"{path} is a mat file of version 7.3; save it with -v7") from None
     except (OSError, ValueError) as error:
         raise RequestError(f"{path} cannot be read: {error}") from error
-    arrays: dict[str, npt.NDArray[Any]] = {}
+    named: list[tuple[str, npt.NDArray[Any]]] = []
     for name, value in content.items():
         array = np.asarray(value)
         if {"RDM", "name"} <= set(array.dtype.names or ()):  # of MATLAB's RSA toolbox
-            for record in array.ravel():
-                arrays[str(record["name"])] = np.asarray(record["RDM"], dtype=np.float64)
+            named += [(str(one["name"]), np.asarray(one["RDM"])) for one in array.ravel()]
         elif not name.startswith("__"):
-            arrays[name] = array
-    return _of_arrays(path, arrays, ids, key)
+            named.append((name, array))
+    if (twice := repeated([name for name, _ in named])) is not None:
+        raise RequestError(f"{path}: two references are named {twice!r}; rename one in the file")
+    return _of_arrays(path, dict(named), ids, key)
 
 
-def _hdf5(path: Path, _ids: tuple[str, ...] | None, _key: str | None) -> list[Reference]:
+def _hdf5(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:
+    format_ = hdf5_format(path)
     if is_rdm_file(path):
         return [Reference(record.name, record) for record in read_rdms(path)]
-    if not h5py.is_hdf5(path):
-        raise RequestError(f"{path} is not an HDF5 file")
-    with h5py.File(path, "r") as file:
-        theirs = "rsatoolbox_version" in file.attrs
-    if not theirs:
+    if format_ == "rsatoolbox":
+        return [Reference(path.stem, read_rsatoolbox(path))]
+    arrays = {} if format_.startswith("resmem-extract") else read_arrays(path)
+    if not arrays:
         raise RequestError(
-            f"{path} holds no RDMs: expected a file of this package (rdms.h5) or of rsatoolbox; a "
-            "feature store is given as STORE, not as --reference"
+            f"{path} holds no references: expected RDMs of this package (rdms.h5) or of "
+            f"rsatoolbox, or arrays [N, channels] beside {ID_KEY!r}; a feature store is given as "
+            "STORE, not as --reference"
         )
-    return [Reference(path.stem, read_rsatoolbox(path))]
+    return _of_arrays(path, arrays, ids, key)
 
 
 def _of_arrays(
@@ -194,26 +191,36 @@ def _of_arrays(
     chosen: str | None,
 ) -> list[Reference]:
     """Tell apart RDMs and measured patterns by their shapes."""
-    if ID_KEY in arrays:
-        ids = tuple(_text(value) for value in np.ravel(arrays[ID_KEY]))
+    ids = ids_of(arrays, ids)
     if ids is None:
         raise RequestError(
             f"{path} has no {ID_KEY!r} with the ids of the images, by which everything is joined; "
             "add it, or give --reference-ids FILE, one id a line"
         )
-    own = {key: array for key, array in arrays.items() if key not in _NO_REFERENCES}
+    own = {
+        key: array
+        for key, array in arrays.items()
+        if key == chosen or not _tells_of_others(key, array, len(ids))
+    }
+    n_own = len(own)
     if chosen in own:
         own = {chosen: own[chosen]}
     if not own:
         raise RequestError(f"{path} holds no reference, only {', '.join(arrays) or 'nothing'}")
-    if len(set(ids)) < len(ids):
-        return _of_repeats(path, own, ids, arrays)
+    for key, array in own.items():
+        hint = f"; {path.name}:KEY takes one key alone" if n_own > 1 else ""
+        check_real(path, key, array, hint)
+    if (twice := repeated(ids)) is not None:
+        return _of_repeats(path, own, ids, twice, arrays)
     subjects = arrays.get(SUBJECT_KEY)
     return [_one_array(path, key, array, ids, subjects) for key, array in own.items()]
 
 
-def _text(value: Any) -> str:
-    return (value.decode() if isinstance(value, bytes) else str(value)).strip()
+def _tells_of_others(key: str, array: npt.NDArray[Any], n: int) -> bool:
+    """Tell whether an array says something of images, subjects or channels, and is no reference."""
+    if key in OF_TARGETS:
+        return array.ndim == (2 if key == PLACES_KEY else 1)
+    return key in _NO_REFERENCES or (array.shape == (n,) and array.dtype.kind in "OSU")
 
 
 def _one_array(
@@ -225,48 +232,69 @@ def _one_array(
         array = array[:, None]
     condensed = array.shape[-1:] == (pairs,) and array.ndim <= 2 and array.shape != (n, pairs)
     of_images = array.ndim in (2, 3) and array.shape[-2] == n
-    if array.dtype.kind not in "fiu":
-        raise RequestError(
-            f"{path}: {name} holds {array.dtype}; expected real numbers; {path.name}:KEY takes one "
-            "key alone"
-        )
     if not (condensed or of_images):
         raise RequestError(
             f"{path}: {name} of shape {array.shape} is neither an RDM [{n}, {n}] (or its {pairs} "
             f"pairs) nor patterns [{n}, channels] of the {n} images, nor several of them "
             f"[subjects, ...]; {path.name}:KEY takes one key alone"
         )
-    subjects: tuple[str, ...] = ()
-    if array.ndim == (2 if condensed else 3):
-        subjects = tuple(str(k) for k in range(len(array)))
-        if named is not None:
-            subjects = tuple(_text(value) for value in np.ravel(named))
-            if len(subjects) != len(array) or len(set(subjects)) < len(subjects):
-                raise RequestError(
-                    f"{path}: {SUBJECT_KEY!r} names {', '.join(subjects[:6])}; expected "
-                    f"{len(array)} different names, one for each subject of {name}"
-                )
+    several = array.ndim == (2 if condensed else 3)
+    subjects = _subjects(path, name, len(array), named) if several else ()
     if condensed:
         return Reference(name, RDM(array, ids, "", name, subjects))
     if array.shape[-1] == n:
-        return Reference(name, RDM.from_square(array, ids, name=name, subjects=subjects))
-    return Reference(name, patterns=array, ids=ids, subjects=subjects)
+        return Reference(name, _of_square(path, name, array, ids, subjects))
+    patterns = array.astype(np.float64) if array.dtype.kind == "b" else array
+    return Reference(name, patterns=patterns, ids=ids, subjects=subjects)
+
+
+def _subjects(path: Path, name: str, n: int, named: Any) -> tuple[str, ...]:
+    if named is None:
+        return tuple(str(k) for k in range(n))
+    subjects = tuple(str(value) for value in np.ravel(named))
+    if len(subjects) != n:
+        raise RequestError(
+            f"{path}: {SUBJECT_KEY!r} has {counted(len(subjects), 'name')}, {name} has "
+            f"{counted(n, 'subject')}; name each of them, or leave {SUBJECT_KEY!r} out"
+        )
+    if (twice := repeated(subjects)) is not None:
+        raise RequestError(
+            f"{path}: {SUBJECT_KEY!r} has {twice!r} twice; expected {n} different names, one for "
+            f"each subject of {name}; rename them, or leave {SUBJECT_KEY!r} out"
+        )
+    return subjects
+
+
+def _of_square(
+    path: Path,
+    name: str,
+    square: npt.NDArray[Any],
+    ids: tuple[str, ...],
+    subjects: tuple[str, ...] = (),
+) -> RDM:
+    try:
+        return RDM.from_square(with_both_triangles(square), ids, name=name, subjects=subjects)
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from error
 
 
 def _of_repeats(
     path: Path,
     own: Mapping[str, npt.NDArray[Any]],
     ids: tuple[str, ...],
+    twice: str,
     arrays: Mapping[str, npt.NDArray[Any]],
 ) -> list[Reference]:
     """Make crossvalidated RDMs of measurements that repeat images."""
+    for key, array in own.items():
+        if holds_rdm(array):
+            raise RequestError(
+                f"{path}: the image id {twice!r} is there twice, and {key} is an RDM, of which "
+                f"each row is another image; correct {ID_KEY!r}"
+            )
     if _RUN_KEY not in arrays:
-        twice = next(image_id for image_id in ids if ids.count(image_id) > 1)
-        raise RequestError(
-            f"{path}: the image id {twice!r} is there twice; if images were measured repeatedly, "
-            f"a key {_RUN_KEY!r} has to tell which measurements belong together"
-        )
-    runs = [_text(value) for value in np.ravel(arrays[_RUN_KEY])]
+        raise RequestError(_no_runs(path, twice, f"a key {_RUN_KEY!r}"))
+    runs = [str(value) for value in np.ravel(arrays[_RUN_KEY])]
     precision = arrays.get(_PRECISION_KEY)
     return [
         Reference(key, crossnobis(array, ids, runs, noise_precision=precision, name=key))
@@ -274,40 +302,39 @@ def _of_repeats(
     ]
 
 
+def _no_runs(path: Path, twice: str, where: str) -> str:
+    return (
+        f"{path}: the image id {twice!r} is there twice; if images were measured repeatedly, "
+        f"{where} has to tell which measurements belong together"
+    )
+
+
 def _csv(path: Path, _ids: tuple[str, ...] | None, _key: str | None) -> list[Reference]:
     """Read a square table with ids at its head and its side, or one line of numbers an image."""
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            lines = [line for line in csv.reader(stream, delimiter=delimiter) if line]
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise RequestError(f"{path} cannot be read as CSV: {error}") from error
-    if len(lines) < 2:
-        raise RequestError(f"{path}: expected a head line, then an id and numbers in each line")
-    head = lines.pop(0)
-    if len(head) < 2:
-        raise RequestError(f"{path}: one column; expected columns parted by {delimiter!r}")
-    ids = tuple(line[0] for line in lines)
-    runs = [line.pop(1) for line in lines] if head[1:2] == [_RUN_KEY] else None
-    head = head if runs is None else [head[0], *head[2:]]
-    try:
-        numbers = np.array([[float(cell) for cell in line[1:]] for line in lines])
-    except ValueError as error:
-        raise RequestError(
-            f"{path}: expected a head line, then an id and numbers in each line; {error}"
-        ) from error
-    if numbers.ndim != 2 or numbers.shape[1] != len(head) - 1:
-        raise RequestError(f"{path}: expected {len(head) - 1} numbers in each line")
+    (_, *names), lines = read_table(path)
+    if not names:
+        parted = "a tab" if path.suffix.lower() == ".tsv" else "','"
+        raise RequestError(f"{path}: one column; expected columns parted by {parted}")
+    name = path.stem
+    ids = tuple(line[0].strip() for line in lines)
+    cells = {column: [line[k] for line in lines] for k, column in enumerate(names, start=1)}
+    runs = cells.pop(_RUN_KEY, None)
+    columns = {column: column_numbers(path, column, own) for column, own in cells.items()}
+    if not columns:
+        raise RequestError(f"{path}: no numbers beside {_RUN_KEY!r}; expected a column a channel")
+    numbers = np.stack(list(columns.values()), axis=1)
     if runs is not None:
-        return [Reference(path.stem, crossnobis(numbers, ids, runs, name=path.stem))]
-    if len(set(ids)) < len(ids):
-        twice = next(image_id for image_id in ids if ids.count(image_id) > 1)
+        return [Reference(name, crossnobis(numbers, ids, runs, name=name))]
+    if (twice := repeated(ids)) is not None:
+        raise RequestError(_no_runs(path, twice, f"a column {_RUN_KEY!r}"))
+    if {column.strip() for column in columns} == set(ids):
+        of_image = {column.strip(): own for column, own in columns.items()}
+        square = np.stack([of_image[image_id] for image_id in ids], axis=1)
+        return [Reference(name, _of_square(path, name, square, ids))]
+    if holds_rdm(numbers):
+        strange = next(column for column in columns if column.strip() not in ids)
         raise RequestError(
-            f"{path}: the image id {twice!r} is there twice; if images were measured repeatedly, "
-            f"a second column {_RUN_KEY!r} has to tell which measurements belong together"
+            f"{path}: the numbers are an RDM, symmetric with a zero diagonal, but its head has "
+            f"{strange!r}, which is no id at its side; expected the same ids at head and side"
         )
-    if len(head) - 1 == len(ids) and set(head[1:]) == set(ids):  # in any order
-        place = {image_id: column for column, image_id in enumerate(head[1:])}
-        numbers = numbers[:, [place[image_id] for image_id in ids]]
-        return [Reference(path.stem, RDM.from_square(numbers, ids, name=path.stem))]
-    return [Reference(path.stem, patterns=numbers, ids=ids)]
+    return [Reference(name, patterns=numbers, ids=ids)]

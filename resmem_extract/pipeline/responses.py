@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..compare.files import npz_arrays
 from ..encoding import Grid, Responses
 from ..errors import MissingExtraError, RequestError, given_path
-from ..store import Store
+from ..store import Store, is_rdm_file
 from ..weights import file_sha256
-from .references import read_id_list
+from .array_files import (
+    ID_KEY,
+    OF_TARGETS,
+    PLACES_KEY,
+    ROI_KEY,
+    TARGET_KEY,
+    check_real,
+    column_numbers,
+    hdf5_format,
+    holds_rdm,
+    ids_of,
+    read_arrays,
+    read_id_list,
+    read_table,
+)
 
 __all__ = ["read_responses", "responses_of_column"]
 
-_ID, _TARGET, _ROI, _PLACES = "image_id", "target", "roi", "coordinates"
-_OF_TARGETS = (_TARGET, _ROI, _PLACES, "ncsnr", "ceiling")
+_NO_NUMBERS = (
+    " (a column that tells sessions, subjects or the split is named by --groups, --subjects or "
+    "--split)"
+)
 _ENDINGS = "npy, npz, h5, csv, tsv, parquet or nii"
 
 
@@ -66,7 +79,7 @@ def read_responses(
     if mask is not None and not ending.startswith(".nii"):
         raise RequestError(f"{path}: a mask is of NIfTI files; got {ending or 'no ending'}")
     if ending in (".csv", ".tsv"):
-        found = _of_columns(path, _csv_columns(path, ending), labels)
+        found = _of_columns(path, _csv_columns(path), labels)
     elif ending == ".parquet":
         found = _of_columns(path, _parquet_columns(path), labels)
     elif ending in (".nii", ".nii.gz"):
@@ -86,7 +99,9 @@ def responses_of_column(store: Store, names: Sequence[str]) -> Responses:
     RequestError
         If there is no such column, or it holds no numbers.
     """
-    columns = [_numbers(store.path, name, store.column(name).tolist()) for name in names]
+    columns = [
+        column_numbers(store.path, name, store.column(name).tolist(), _NO_NUMBERS) for name in names
+    ]
     ids = tuple(store.image_ids.tolist())
     return Responses(np.stack(columns, axis=1), ids, tuple(names), name=str(store.path.name))
 
@@ -95,23 +110,20 @@ def responses_of_column(store: Store, names: Sequence[str]) -> Responses:
 
 
 def _arrays(path: Path, ending: str) -> dict[str, npt.NDArray[Any]]:
-    if ending == ".npz":
-        return npz_arrays(path)
-    if ending == ".npy":
-        try:
-            return {"responses": np.load(path, allow_pickle=False)}
-        except (OSError, ValueError) as error:
-            raise RequestError(f"{path} cannot be read: {error}") from error
-    if not h5py.is_hdf5(path):
-        raise RequestError(f"{path} is not an HDF5 file")
-    with h5py.File(path, "r") as file:
-        if file.attrs.get("format") == "resmem-extract":
+    if ending in (".h5", ".hdf5"):
+        format_ = hdf5_format(path)
+        if format_ == "resmem-extract":
             raise RequestError(f"{path} is a feature store; responses are measured")
-        found = {key: item for key, item in file.items() if isinstance(item, h5py.Dataset)}
-        return {
-            key: item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()]
-            for key, item in found.items()
-        }
+        if format_ == "rsatoolbox" or is_rdm_file(path):
+            raise RequestError(_given_an_rdm(path, "it"))
+    return read_arrays(path, npy_name="responses")
+
+
+def _given_an_rdm(path: Path, what: str) -> str:
+    return (
+        f"{path}: {what} is an RDM; expected responses, a column a target (an RDM is compared by "
+        f"resmem-extract rsa STORE --reference {path})"
+    )
 
 
 def _of_arrays(
@@ -120,17 +132,16 @@ def _of_arrays(
     ids: tuple[str, ...] | None,
     labels: Sequence[str],
 ) -> Responses:
-    if _ID in arrays:
-        ids = tuple(str(value).strip() for value in np.ravel(arrays[_ID]))
+    ids = ids_of(arrays, ids)
     if ids is None:
         raise RequestError(
-            f"{path} has no {_ID!r} with the ids of the images, by which everything is joined; add "
-            "it, or give --response-ids FILE, one id a line"
+            f"{path} has no {ID_KEY!r} with the ids of the images, by which everything is joined; "
+            "add it, or give --response-ids FILE, one id a line"
         )
     n, rows_of = len(ids), {}
     parts: dict[str, npt.NDArray[Any]] = {}
     for key, array in arrays.items():
-        if key == _ID or key in _OF_TARGETS:
+        if key == ID_KEY or key in OF_TARGETS:
             continue
         if key in labels or (array.ndim == 1 and array.dtype.kind in "OSU"):
             rows_of[key] = np.asarray(array).astype(str)
@@ -150,10 +161,10 @@ def _of_arrays(
     stacked = np.concatenate(list(parts.values()), axis=2) if len(parts) > 1 else parts.popitem()[1]
     values = stacked.reshape(n_repeats * n, -1)
     t = values.shape[1]
-    if _TARGET in arrays:
-        names = [str(name) for name in np.ravel(arrays[_TARGET])]
-    if _ROI in arrays:
-        rois = [str(roi) for roi in np.ravel(arrays[_ROI])]
+    if TARGET_KEY in arrays:
+        names = [str(name) for name in np.ravel(arrays[TARGET_KEY])]
+    if ROI_KEY in arrays:
+        rois = [str(roi) for roi in np.ravel(arrays[ROI_KEY])]
 
     def of_targets(key: str) -> npt.NDArray[np.float64] | None:
         return np.asarray(arrays[key], dtype=np.float64).ravel() if key in arrays else None
@@ -166,15 +177,14 @@ def _of_arrays(
         {key: np.tile(column, n_repeats) for key, column in rows_of.items()},
         ncsnr=of_targets("ncsnr"),
         ceiling=of_targets("ceiling"),
-        grid=_grid(path, arrays[_PLACES], t) if _PLACES in arrays else None,
+        grid=_grid(path, arrays[PLACES_KEY], t) if PLACES_KEY in arrays else None,
         name=path.name,
     )
 
 
 def _checked(path: Path, key: str, array: npt.NDArray[Any], n: int) -> npt.NDArray[Any]:
     """Return responses as `[repeats, n, targets]`, in the precision that they have."""
-    if array.dtype.kind not in "fiub":
-        raise RequestError(f"{path}: {key} holds {array.dtype}; expected numbers")
+    check_real(path, key, array)
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim not in (2, 3) or array.shape[-2] != n:
@@ -183,12 +193,9 @@ def _checked(path: Path, key: str, array: npt.NDArray[Any], n: int) -> npt.NDArr
             f"{path}: {key} of shape {array.shape}; expected [{n}, targets], or "
             f"[repeats, {n}, targets], for the {n} ids{hint}"
         )
-    symmetric = array.shape == (n, n) and n > 2 and np.array_equal(array, array.T)
-    if symmetric and not np.diagonal(array).any():
-        raise RequestError(
-            f"{path}: {key} is an RDM, symmetric with zeros on its diagonal; it is compared by "
-            f"resmem-extract rsa STORE --reference {path.name}"
-        )
+    if holds_rdm(array):
+        what = f"{key} of shape {array.shape}, symmetric with a zero diagonal,"
+        raise RequestError(_given_an_rdm(path, what))
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
     return array if array.ndim == 3 else array[None]
@@ -209,15 +216,15 @@ def _grid(path: Path, places: npt.NDArray[Any], t: int) -> Grid:
     where = np.asarray(places)
     if where.ndim != 2 or where.shape[0] != t or where.shape[1] not in (2, 3):
         raise RequestError(
-            f"{path}: {_PLACES} of shape {where.shape}; expected [{t}, 2] or [{t}, 3]"
+            f"{path}: {PLACES_KEY} of shape {where.shape}; expected [{t}, 2] or [{t}, 3]"
         )
     if where.dtype.kind not in "iuf":
-        raise RequestError(f"{path}: {_PLACES} holds {where.dtype}; expected voxel indices")
+        raise RequestError(f"{path}: {PLACES_KEY} holds {where.dtype}; expected voxel indices")
     wrong = where[(where < 0) | (where != np.rint(where))]  # NaN too, which equals nothing
     if wrong.size:
         raise RequestError(
-            f"{path}: {_PLACES} holds {wrong[0]:g}; expected voxel indices, whole numbers from 0. "
-            "Of places in mm these are numpy.rint(nibabel.affines.apply_affine("
+            f"{path}: {PLACES_KEY} holds {wrong[0]:g}; expected voxel indices, whole numbers from "
+            "0. Of places in mm these are numpy.rint(nibabel.affines.apply_affine("
             "numpy.linalg.inv(image.affine), mm)).astype(int), with the affine of the volume"
         )
     return Grid(tuple(int(k) + 1 for k in where.max(axis=0)), where.astype(np.intp))
@@ -226,24 +233,9 @@ def _grid(path: Path, places: npt.NDArray[Any], t: int) -> Grid:
 # Tables
 
 
-def _csv_columns(path: Path, ending: str) -> dict[str, list[Any]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            delimiter = "\t" if ending == ".tsv" else ","
-            lines = [line for line in csv.reader(stream, delimiter=delimiter) if line]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RequestError(f"{path} cannot be read as a table: {error}") from error
-    if len(lines) < 2:
-        raise RequestError(f"{path}: expected a line of names, then one line an image")
-    head, *rest = lines
-    for number, line in enumerate(rest, start=2):
-        if len(line) != len(head):
-            raise RequestError(
-                f"{path}, line {number}: {len(line)} cells; expected {len(head)}, one a column"
-            )
-    if double := next((name for name in head if head.count(name) > 1), None):
-        raise RequestError(f"{path}: two columns are named {double!r}")
-    return {name: [line[k] for line in rest] for k, name in enumerate(head)}
+def _csv_columns(path: Path) -> dict[str, list[Any]]:
+    head, lines = read_table(path)
+    return {name: [line[k] for line in lines] for k, name in enumerate(head)}
 
 
 def _parquet_columns(path: Path) -> dict[str, list[Any]]:
@@ -263,44 +255,34 @@ def _parquet_columns(path: Path) -> dict[str, list[Any]]:
 
 
 def _of_columns(path: Path, columns: dict[str, list[Any]], labels: Sequence[str]) -> Responses:
-    if _ID not in columns:
+    if ID_KEY not in columns:
         raise RequestError(
-            f"{path} has no column {_ID!r}; expected it, and then one column a target; its columns "
-            f"are {', '.join(list(columns)[:5])}"
+            f"{path} has no column {ID_KEY!r}; expected it, and then one column a target; its "
+            f"columns are {', '.join(list(columns)[:5])}"
         )
-    ids = tuple(str(value).strip() for value in columns.pop(_ID))
+    ids = tuple(str(value).strip() for value in columns.pop(ID_KEY))
     texts: dict[str, npt.NDArray[np.str_]] = {}
     numbers: dict[str, npt.NDArray[np.float64]] = {}
     for name, cells in columns.items():
         if name in labels:
             texts[name] = np.array([str(cell) for cell in cells])
         else:
-            numbers[name] = _numbers(path, name, cells)
+            numbers[name] = column_numbers(path, name, cells, _NO_NUMBERS)
     if not numbers:
-        raise RequestError(f"{path}: no column of responses beside {', '.join([_ID, *texts])}")
+        raise RequestError(f"{path}: no column of responses beside {', '.join([ID_KEY, *texts])}")
+    _refuse_rdm(path, ids, numbers)
     values = np.stack(list(numbers.values()), axis=1)
     return Responses(values, ids, tuple(numbers), labels=texts, name=path.name)
 
 
-def _numbers(path: Path, name: str, cells: Sequence[Any]) -> npt.NDArray[np.float64]:
-    """Return a column as numbers; an empty cell is NaN, of which the caller complains."""
-    empty = ("", None)
-    try:
-        return np.array([np.nan if cell in empty else float(cell) for cell in cells])
-    except (TypeError, ValueError):
-        wrong = next(cell for cell in cells if cell not in empty and not _is_number(cell))
-        raise RequestError(
-            f"{path}: column {name!r} holds {wrong!r}; expected numbers (a column that tells "
-            "sessions, subjects or the split is named by --groups, --subjects or --split)"
-        ) from None
-
-
-def _is_number(cell: Any) -> bool:
-    try:
-        float(cell)
-    except (TypeError, ValueError):
-        return False
-    return True
+def _refuse_rdm(
+    path: Path, ids: tuple[str, ...], columns: Mapping[str, npt.NDArray[np.float64]]
+) -> None:
+    """Raise if a table is an RDM, its columns in the order of lines or named as the images are."""
+    if len(columns) == len(ids):
+        order = ids if set(ids) == set(columns) else columns
+        if holds_rdm(np.stack([columns[name] for name in order], axis=1)):
+            raise RequestError(_given_an_rdm(path, "the table, symmetric with a zero diagonal,"))
 
 
 # NIfTI

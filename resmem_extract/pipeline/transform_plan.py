@@ -18,6 +18,7 @@ from ..errors import RequestError, counted
 from ..store import FeatureArray, Store
 from ..transforms import Step, Vectors, parse_steps
 from ..types import ActivationSpec
+from .array_files import read_id_list
 from .provenance import now, typed_command
 
 __all__ = ["Job", "Target", "plan_transform", "transform_record"]
@@ -116,20 +117,10 @@ def _order(store: Store, first: Store) -> npt.NDArray[np.intp] | None:
 def _fit_rows(store: Store, asked: TransformOptions) -> npt.NDArray[np.intp]:
     if asked.fit_on is None:
         return np.arange(len(store))
-    ids = _read_ids(asked.fit_on) if isinstance(asked.fit_on, Path) else asked.fit_on
+    ids = read_id_list(asked.fit_on) if isinstance(asked.fit_on, Path) else asked.fit_on
     if not ids:
         raise RequestError("no image to fit on; give at least one id")
     return np.unique(np.array([store.row_of(image_id) for image_id in ids], dtype=np.intp))
-
-
-def _read_ids(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise RequestError(
-            f"{path} cannot be read: {reason}; expected image ids, one a line"
-        ) from error
 
 
 def _spec(spec: ActivationSpec, steps: Sequence[Step]) -> ActivationSpec:

@@ -123,7 +123,10 @@ def case(tmp_path, **arrays):
         ({"image_id": IDS}, "holds no responses"),
         ({"image_id": IDS, "a": np.zeros((2, N))}, r"\(2, 7\); expected \[7, targets\].*transpose"),
         ({"image_id": IDS, "a": np.zeros((5, 2))}, r"shape \(5, 2\); expected \[7, targets\]"),
-        ({"image_id": IDS, "a": np.zeros((N, 2), complex)}, "expected numbers"),
+        (
+            {"image_id": IDS, "a": np.zeros((N, 2), complex)},
+            "a holds complex128; expected real numbers",
+        ),
         ({"image_id": IDS, "a": np.zeros((N, 2)), "target": ["x"]}, "2 different names; 1 names"),
         ({"image_id": IDS, "a": np.zeros((N, 2)), "target": ["x"] * 2}, "'x' is there twice"),
         (
@@ -177,6 +180,24 @@ def test_the_indices_that_an_affine_gives_are_places(tmp_path):
         assert grid.places.dtype.kind == "i"
 
 
+def test_an_rdm_is_not_taken_for_responses(tmp_path, rng):
+    points = rng.standard_normal((N, 2))
+    square = np.linalg.norm(points[:, None] - points, axis=2)
+    np.save(tmp_path / "r.npy", square)
+    (tmp_path / "ids.txt").write_text("\n".join(IDS))
+    order = rng.permutation(N)
+    columns = {"image_id": IDS, **{IDS[k]: square[:, k].tolist() for k in order}}
+    write_csv(tmp_path / "r.csv", columns)
+    with h5py.File(tmp_path / "r.h5", "w") as file:
+        file["IT"], file["image_id"] = np.tril(square), list(IDS)
+    case(tmp_path, IT=np.stack([square, square]), image_id=IDS)
+    for name in ("r.npy", "r.csv", "r.h5", "r.npz"):
+        with pytest.raises(RequestError, match=rf"is an RDM; .* rsa STORE --reference .*{name}"):
+            read_responses(tmp_path / name, tmp_path / "ids.txt" if name == "r.npy" else None)
+    square[0, 1] += 1  # as many targets as images are fine
+    assert read_responses(case(tmp_path, IT=square, image_id=IDS)).n_targets == N
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -208,12 +229,3 @@ def test_wrong_files_get_one_line(tmp_path):
             read_responses(tmp_path / name, None)
     with pytest.raises(RequestError, match="is a folder"):
         read_responses(tmp_path)
-
-
-def test_an_rdm_is_no_response(tmp_path, rng):
-    values = rng.random((6, 6))
-    square = values + values.T
-    np.fill_diagonal(square, 0)
-    np.savez(tmp_path / "r.npz", responses=square, image_id=[f"{k}.png" for k in range(6)])
-    with pytest.raises(RequestError, match=r"responses is an RDM, .* --reference r.npz"):
-        read_responses(tmp_path / "r.npz")

@@ -1,0 +1,260 @@
+"""Arrays, tables and ids of images as files hold them: what references and responses share."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from ..compare.files import ID_KEY, npz_arrays
+from ..errors import RequestError, reason_of
+
+__all__ = [
+    "ID_KEY",
+    "OF_TARGETS",
+    "PLACES_KEY",
+    "ROI_KEY",
+    "TARGET_KEY",
+    "check_real",
+    "column_numbers",
+    "hdf5_format",
+    "holds_rdm",
+    "ids_of",
+    "read_arrays",
+    "read_id_list",
+    "read_table",
+    "repeated",
+    "with_both_triangles",
+]
+
+Array = npt.NDArray[Any]
+
+TARGET_KEY, ROI_KEY, PLACES_KEY = "target", "roi", "coordinates"
+OF_TARGETS = (TARGET_KEY, ROI_KEY, PLACES_KEY, "ncsnr", "ceiling")
+"""Keys with one value a target, which tell something of the responses."""
+
+
+# Ids
+
+
+def read_id_list(path: Path) -> tuple[str, ...]:
+    """Read ids, one a line; blanks around them do not count.
+
+    Raises
+    ------
+    RequestError
+        If it cannot be read, or has none.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise RequestError(
+            f"{path} cannot be read: {reason}; expected image ids, one a line"
+        ) from error
+    # Not splitlines, which also parts at characters that an id may hold.
+    ids = tuple(line.strip() for line in text.split("\n") if line.strip())
+    if not ids:
+        raise RequestError(f"{path} is empty; expected image ids, one a line")
+    return ids
+
+
+def ids_of(arrays: Mapping[str, Array], given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Return the ids of the images that a file has, or else those given.
+
+    Blanks around an id do not count: MATLAB pads the rows of a text to one length.
+    """
+    if ID_KEY not in arrays:
+        return given
+    values = np.ravel(arrays[ID_KEY]).tolist()
+    texts = (value.decode() if isinstance(value, bytes) else str(value) for value in values)
+    return tuple(text.strip() for text in texts)
+
+
+def repeated(names: Sequence[str]) -> str | None:
+    """Return the first name that is there twice, if there is one."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+# Arrays
+
+
+def read_arrays(path: Path, npy_name: str = "") -> dict[str, Array]:
+    """Read all arrays of an npy, npz or HDF5 file; of the latter, those that are in no group.
+
+    Parameters
+    ----------
+    path : Path
+        The ending tells the format.
+    npy_name : str
+        What the array of an npy file is called.
+
+    Raises
+    ------
+    RequestError
+        If it cannot be read.
+    """
+    ending = path.suffix.lower()
+    if ending == ".npz":
+        return npz_arrays(path)
+    if ending != ".npy":
+        return _hdf5_arrays(path)
+    try:
+        return {npy_name: np.load(path, allow_pickle=False)}
+    except (OSError, ValueError) as error:
+        objects = "allow_pickle" in str(error)  # NumPy's advice would run code
+        reason = "it holds Python objects; save an array of numbers" if objects else error
+        raise RequestError(f"{path} cannot be read as an npy file: {reason}") from error
+
+
+def hdf5_format(path: Path) -> str:
+    """Return whose an HDF5 file is: ``rsatoolbox``, or what its attribute `format` says, if any.
+
+    Raises
+    ------
+    RequestError
+        If it is no HDF5 file, or a damaged one.
+    """
+    if not h5py.is_hdf5(path):
+        raise RequestError(f"{path} is not an HDF5 file")
+    try:
+        with h5py.File(path, "r") as file:
+            theirs = "rsatoolbox_version" in file.attrs
+            return "rsatoolbox" if theirs else str(file.attrs.get("format", ""))
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read as HDF5: {reason_of(error)}") from error
+
+
+def _hdf5_arrays(path: Path) -> dict[str, Array]:
+    hdf5_format(path)
+    try:
+        with h5py.File(path, "r") as file:
+            found = {key: item for key, item in file.items() if isinstance(item, h5py.Dataset)}
+            return {
+                key: np.asarray(item.asstr()[()]).astype(str)
+                if h5py.check_string_dtype(item.dtype)
+                else np.asarray(item[()])
+                for key, item in found.items()
+            }
+    except (OSError, KeyError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path} cannot be read as HDF5: {reason_of(error)}") from error
+
+
+def check_real(path: Path, key: str, array: Array, hint: str = "") -> None:
+    """Raise unless an array holds real numbers, or truth values."""
+    kind = array.dtype.kind
+    if kind not in "fiub":
+        what = {"U": "text", "S": "text", "O": "objects", "V": "records"}
+        raise RequestError(
+            f"{path}: {key} holds {what.get(kind, array.dtype.name)}; expected real numbers{hint}"
+        )
+
+
+# Tables
+
+
+def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Read a CSV, or a TSV: its line of names, and the lines after it, all of one length.
+
+    Raises
+    ------
+    RequestError
+        If it cannot be read, has no second line, lines of different length, or a name twice.
+    """
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, delimiter=delimiter)
+            numbered = [(reader.line_num, line) for line in reader if line]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RequestError(f"{path} cannot be read as a table: {error}") from error
+    if len(numbered) < 2:
+        what = "one line" if numbered else "empty"
+        raise RequestError(f"{path}: {what}; expected a line of names, then one line an image")
+    (_, head), *rest = numbered
+    for number, line in rest:
+        if len(line) != len(head):
+            raise RequestError(
+                f"{path}, line {number}: {len(line)} cells; expected {len(head)}, one a column"
+            )
+    if (double := repeated(head)) is not None:
+        raise RequestError(f"{path}: two columns are named {double!r}; rename one")
+    return head, [line for _, line in rest]
+
+
+def column_numbers(
+    path: Path, name: str, cells: Sequence[Any], hint: str = ""
+) -> npt.NDArray[np.float64]:
+    """Return a column as numbers; an empty cell is NaN, of which the caller complains.
+
+    Raises
+    ------
+    RequestError
+        If a cell holds something else.
+    """
+    values = np.empty(len(cells))
+    for k, cell in enumerate(cells):
+        try:
+            values[k] = np.nan if cell is None or cell == "" else float(cell)
+        except (TypeError, ValueError):
+            raise RequestError(
+                f"{path}: column {name!r} holds {cell!r}; expected numbers{hint}"
+            ) from None
+    return values
+
+
+# RDMs
+
+
+def with_both_triangles(square: Array) -> Array:
+    """Return matrices of which one triangle is empty with the other one in its place.
+
+    Parameters
+    ----------
+    square : array, `[..., N, N]`
+
+    Returns
+    -------
+    array, `[..., N, N]`
+        `square` itself where both triangles hold something, or neither. Empty is what holds
+        nothing but zeros and NaN.
+    """
+    numbers = np.asarray(square, dtype=np.float64)
+    rows, columns = np.tril_indices(square.shape[-1], -1)
+    for i, j in ((rows, columns), (columns, rows)):
+        filled, other = numbers[..., i, j], numbers[..., j, i]
+        if not np.nan_to_num(other).any() and np.nan_to_num(filled).any():
+            numbers = numbers.copy()
+            numbers[..., j, i] = filled
+            return numbers
+    return square
+
+
+def holds_rdm(array: Array) -> bool:
+    """Tell whether numbers are an RDM by what they are: square, symmetric, zero on the diagonal.
+
+    One triangle, and the diagonal, may be empty. A stack `[..., N, N]` has to be one throughout.
+    Zeros alone, and fewer than three images, tell nothing.
+    """
+    if array.ndim < 2 or array.shape[-1] != array.shape[-2] or array.shape[-1] < 3:
+        return False
+    square = with_both_triangles(np.asarray(array, dtype=np.float64))
+    scale = np.nanmax(np.abs(square), initial=0.0)
+    diagonal = np.diagonal(square, axis1=-2, axis2=-1)
+    return bool(
+        scale > 0
+        and np.nanmax(np.abs(diagonal), initial=0.0) <= 1e-6 * scale
+        and np.allclose(
+            square, np.swapaxes(square, -1, -2), rtol=1e-5, atol=1e-6 * scale, equal_nan=True
+        )
+    )
