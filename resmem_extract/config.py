@@ -224,7 +224,7 @@ class ExtractRun(_Run, ExtractOptions):
 
 def _as_ids(value: Any) -> Any:
     """Return what may be a path or ids with ids as a list: also tuples and arrays."""
-    if isinstance(value, tuple):
+    if isinstance(value, (list, tuple)):
         return list(value)
     return value.tolist() if hasattr(value, "tolist") else _as_path(value)
 

@@ -225,7 +225,7 @@ def _references(references: Sequence[str | RDM], asked: RsaOptions) -> list[Refe
     names = [reference.name for reference in found]
     for name in names:
         if names.count(name) > 1:
-            raise RequestError(f"two references are named {name!r}; rename a file")
+            raise RequestError(f"two references are named {name!r}; give each once, or rename one")
     return found
 
 

@@ -220,7 +220,7 @@ def test_modules_and_references_of_one_name_are_refused(store, reference, tmp_pa
     again = write_store(tmp_path / "again.h5", "net", 2)
     with pytest.raises(RequestError, match=r"net:conv1 is both in .*net\.h5 and in .*again"):
         rx.compare_stores([store, again])
-    with pytest.raises(RequestError, match=r"two references are named 'it\.IT'; rename a file"):
+    with pytest.raises(RequestError, match=r"two references are named 'it\.IT'; give each once"):
         rx.compare_stores([store], references=[str(reference), str(reference)])
     other = reference.with_name("monkey.npz")
     other.write_bytes(reference.read_bytes())
