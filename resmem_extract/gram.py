@@ -394,7 +394,7 @@ def _plan(
         least = math.ceil((results + column * (_COPIES + 1)) / _USABLE / 1e8) / 10
         raise RequestError(
             f"{name}: all pairs of {n} images need about {least:.1f} GB, and {memory / 1e9:.2g} GB "
-            f"are allowed; give --memory {least:.1f}GB (rsa can take a sample: --pairs 1e6)"
+            f"are allowed; give --memory {least:.1f}GB, or, in rsa, compare a sample: --pairs 1e6"
         )
     return step, max(room, step) if in_memory else room
 
