@@ -26,7 +26,6 @@ __all__ = [
     "holds_rdm",
     "ids_of",
     "read_arrays",
-    "read_id_list",
     "read_table",
     "repeated",
     "with_both_triangles",
@@ -40,28 +39,6 @@ OF_TARGETS = (TARGET_KEY, ROI_KEY, PLACES_KEY, "ncsnr", "ceiling")
 
 
 # Ids
-
-
-def read_id_list(path: Path) -> tuple[str, ...]:
-    """Read ids, one a line; blanks around them do not count.
-
-    Raises
-    ------
-    RequestError
-        If it cannot be read, or has none.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise RequestError(
-            f"{path} cannot be read: {reason}; expected image ids, one a line"
-        ) from error
-    # Not splitlines, which also parts at characters that an id may hold.
-    ids = tuple(line.strip() for line in text.split("\n") if line.strip())
-    if not ids:
-        raise RequestError(f"{path} is empty; expected image ids, one a line")
-    return ids
 
 
 def ids_of(arrays: Mapping[str, Array], given: tuple[str, ...] | None) -> tuple[str, ...] | None:

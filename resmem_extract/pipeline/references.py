@@ -26,13 +26,12 @@ from .array_files import (
     holds_rdm,
     ids_of,
     read_arrays,
-    read_id_list,
     read_table,
     repeated,
     with_both_triangles,
 )
 
-__all__ = ["Reference", "read_id_list", "read_references"]
+__all__ = ["Reference", "file_and_key", "read_references"]
 
 _RUN_KEY, _PRECISION_KEY = "run", "noise_precision"
 _NO_REFERENCES = (ID_KEY, SUBJECT_KEY, ABOUT_KEY, _RUN_KEY, _PRECISION_KEY)
@@ -103,7 +102,7 @@ def read_references(text: str, ids: Sequence[str] | None = None) -> list[Referen
     RequestError
         If there is no such file or key, it cannot be read, or holds no reference.
     """
-    path, key = _split(text)
+    path, key = file_and_key(text)
     suffix = path.suffix.lower()
     readers = {".npz": _npz, ".npy": _npy, ".mat": _mat, ".csv": _csv, ".h5": _hdf5}
     reader = {**readers, ".hdf5": _hdf5, ".tsv": _csv}.get(suffix)
@@ -123,7 +122,14 @@ def read_references(text: str, ids: Sequence[str] | None = None) -> list[Referen
     return [replace(reference, sha256=sha256) for reference in found]
 
 
-def _split(text: str) -> tuple[Path, str | None]:
+def file_and_key(text: str) -> tuple[Path, str | None]:
+    """Return the parts of ``it.npz:human_IT``; the key is None where there is none.
+
+    Raises
+    ------
+    RequestError
+        If there is no such file.
+    """
     if not text:
         raise RequestError("reference '': empty; is a shell variable unset?")
     path = Path(text)

@@ -26,9 +26,9 @@ from .array_files import (
     holds_rdm,
     ids_of,
     read_arrays,
-    read_id_list,
     read_table,
 )
+from .id_lists import read_id_list
 
 __all__ = ["read_responses", "responses_of_column"]
 

@@ -34,8 +34,9 @@ from ..partial_files import make_folders, write_text
 from ..store import Store, open_store, read_rdms, write_rdms
 from ..types import Progress
 from .chosen import check_chosen, choose_modules, model_name
+from .id_lists import read_id_list
 from .provenance import now
-from .references import Reference, read_id_list, read_references
+from .references import Reference, file_and_key, read_references
 from .result_folder import describe_stores, is_complete, result_folder
 from .rsa_sampled import sampled_entities
 
@@ -117,13 +118,13 @@ def compare_stores(
         _check_names(chosen, given)
         _check_comparators(asked, given)
         record = _record(opened, chosen, given, asked) | {"also": dict(also or {})}
+        columns = _columns(opened[0])
         there = None if folder is None or asked.overwrite else folder / _RECORD
         if there is not None and is_complete(there, record, _files(asked)):
-            return _read(there.parent, record, chosen, _columns(opened[0]))
+            return _read(there.parent, record, chosen, columns)
         check_chosen(chosen)
         for line in _foreseen(chosen, given, asked):
             tell(line)
-        columns = _columns(opened[0])
         if asked.pairs is not None:
             arrays = [(f"{model_name(store)}:{path}", store[path]) for store, path in chosen]
             pairs, left, right = sampled_entities(arrays, given, asked, asked.pairs, progress, tell)
@@ -231,7 +232,7 @@ def _references(references: Sequence[str | RDM], asked: RsaOptions) -> list[Refe
 
 def _long_name(text: str, key: str) -> str:
     """Return ``human.rdm`` for the reference `rdm` of ``human.npz``."""
-    path = Path(text) if Path(text).is_file() else Path(text.rpartition(":")[0])
+    path, _ = file_and_key(text)
     return f"{path.stem}.{key}"
 
 

@@ -18,7 +18,7 @@ from ..errors import RequestError, counted
 from ..store import FeatureArray, Store
 from ..transforms import Step, Vectors, parse_steps
 from ..types import ActivationSpec
-from .array_files import read_id_list
+from .id_lists import read_id_list
 from .provenance import now, typed_command
 
 __all__ = ["Job", "Target", "plan_transform", "transform_record"]

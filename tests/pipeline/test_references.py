@@ -14,7 +14,8 @@ from scipy.spatial.distance import pdist, squareform
 
 from resmem_extract.compare import RDM, crossnobis, to_rsatoolbox, write_npz
 from resmem_extract.errors import RequestError
-from resmem_extract.pipeline.references import read_id_list, read_references
+from resmem_extract.pipeline.id_lists import read_id_list
+from resmem_extract.pipeline.references import read_references
 from resmem_extract.store import write_rdms
 
 IDS = ("b.png", "a.png", "c.png", "d.png", "e.png")
