@@ -7,28 +7,28 @@ from __future__ import annotations
 
 import os
 import sys
+from types import ModuleType
 
 __all__ = ["extract_main", "main"]
 
 
 def main() -> None:
     """Run ``resmem-extract``."""
-    _run("main")
+    _loaded().main()
 
 
 def extract_main() -> None:
     """Run ``extract``, the short name of ``resmem-extract extract``."""
-    _run("extract_main")
+    _loaded().extract_main()
 
 
-def _run(name: str) -> None:
+def _loaded() -> ModuleType:
     try:
         from . import cli
-
-        getattr(cli, name)()
     except KeyboardInterrupt:
         os.write(2, b"error: interrupted: nothing was begun\n")
         sys.exit(130)
+    return cli
 
 
 if __name__ == "__main__":

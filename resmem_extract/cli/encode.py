@@ -278,9 +278,9 @@ def run_encode(run: EncodeRun, *, as_json: bool, quiet: bool) -> None:
     from ..pipeline.encode import encode
 
     if run.figures:
-        from ..report.style import new_figure
+        from ..report.style import check_figures
 
-        new_figure(1, 1)  # what is missing for figures is said before hours of work
+        check_figures()
     with progress_bar("encoding", "reading", quiet, unit="folds") as progress:
         result = encode(
             run.store,

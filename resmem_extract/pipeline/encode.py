@@ -261,12 +261,7 @@ def _read(
     try:
         notes = json.loads(record_file.read_text(encoding="utf-8"))["notes"]
         for entry in entries:
-            there = read_encoding(folder / _MODEL, entry.name, entry.part_names)
-            bands: Bands = {}
-            for key in there:
-                if key.startswith("bands\t"):
-                    _, name, what = key.split("\t")
-                    bands.setdefault(name, {})[what] = there[key]
+            there, bands = read_encoding(folder / _MODEL, entry.name, entry.part_names)
             found = Validated(
                 there["predicted"], there["r"], there["r2"], there["alpha"], there.get("p")
             )

@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "MARKERS", "SEQUENTIAL", "axis_label", "distance_label", "new_figure", "save"]
+__all__ = [
+    "COLOURS",
+    "MARKERS",
+    "SEQUENTIAL",
+    "axis_label",
+    "check_figures",
+    "distance_label",
+    "new_figure",
+    "save",
+]
 
 SEQUENTIAL = "cividis"
 """A map that readers with any colour vision see alike."""
@@ -55,6 +64,17 @@ def axis_label(method: str) -> str:
 def distance_label(metric: str) -> str:
     """Return how a dissimilarity is written on an axis, with its unit."""
     return _DISTANCES.get(metric, metric)
+
+
+def check_figures() -> None:
+    """Check that figures can be drawn, before the work of which they are to be.
+
+    Raises
+    ------
+    MissingExtraError
+        Without matplotlib.
+    """
+    new_figure(1, 1)
 
 
 def new_figure(width: float, height: float) -> Figure:

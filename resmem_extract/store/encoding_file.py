@@ -36,6 +36,7 @@ __all__ = ["ENCODING_FORMAT", "EncodingWriter", "read_encoding"]
 
 ENCODING_FORMAT = "resmem-extract-encoding"
 _VERSION = 1
+Arrays = dict[str, npt.NDArray[Any]]
 _ARRAYS = ("predicted", "r", "r2", "alpha", "p")
 
 
@@ -109,8 +110,8 @@ class EncodingWriter:
         self._scratch.replace(self._path)
 
 
-def read_encoding(path: Path, name: str, bands: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """Return what `EncodingWriter.add` was given for a model, and for those bands that it has.
+def read_encoding(path: Path, name: str, bands: Sequence[str]) -> tuple[Arrays, dict[str, Arrays]]:
+    """Return what is there of a model, weights apart, and of those bands that it has.
 
     Raises
     ------
@@ -120,7 +121,8 @@ def read_encoding(path: Path, name: str, bands: Sequence[str]) -> dict[str, npt.
     with h5py.File(path, "r") as file:
         model = file[f"models/{object_name(name)}"]
         arrays = {key: model[key][()] for key in _ARRAYS if key in model}
+        of_bands: dict[str, Arrays] = {}
         for band in bands:
             kept = model.get(f"bands/{object_name(band)}", {})
-            arrays |= {f"bands\t{band}\t{what}": kept[what][()] for what in kept}
-    return arrays
+            of_bands |= {band: {what: kept[what][()] for what in kept}} if kept else {}
+    return arrays, of_bands
