@@ -10,9 +10,13 @@ PYTEST_ARGS ?=
 TV_PYTHON ?= $(shell for p in $(PYTHON) python3.11 python3.10; do $$p -c $(TV_FITS) 2>/dev/null && \
 	echo $$p && break; done)
 TV_VENV ?= .venv-thingsvision
+# Gigabytes that must be free for it: what pip unpacks meanwhile counted in.
+TV_ROOM := 12
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install
+# Unpacked beside the environment: a small /tmp does not hold PyTorch.
+PIP = TMPDIR=$(call unpack,$(VENV)) $(BIN)/python -m pip --disable-pip-version-check install
+unpack = $$(mkdir -p $(1)/tmp && cd $(1)/tmp && pwd)
 TV_FITS := 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info < (3, 12))'
 TV_BIN := $(TV_VENV)/bin
 # What any old torch and NumPy have to bear: the plugin, and the contracts of the core.
@@ -35,14 +39,13 @@ demo: $(VENV)/.samples ## setup, get ResMem's weights, write activations.h5 of r
 	@PYTHON=$(BIN)/python ./get_weights.sh
 	$(BIN)/extract --model resmem --module features.5.4 $(if $(IMAGES),--images "$(IMAGES)") --out "$(OUT)"
 
-# Both environments at once: each is the work of one core.
 test: ## create .venv and thingsvision's environment, run all checks and tests
-	@$(MAKE) --no-print-directory --jobs=2 lint thingsvision-env
+	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest --numprocesses auto $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory test-thingsvision
 
 test-all: ## the same with the tests that take minutes, and the whole suite beside thingsvision
-	@$(MAKE) --no-print-directory --jobs=2 lint thingsvision-env
+	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest --numprocesses auto --long $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory test-thingsvision-all
 
@@ -54,9 +57,14 @@ test-thingsvision-all: ## the whole suite there (long)
 	@$(MAKE) --no-print-directory thingsvision-env
 	@if [ -x $(TV_BIN)/python ]; then $(TV_PYTEST) $(PYTEST_ARGS); fi
 
-thingsvision-env: ## create .venv-thingsvision: thingsvision and this package (7 GB, about 5 minutes)
+thingsvision-env: ## create .venv-thingsvision: thingsvision and this package (7 GB, some minutes)
 ifneq ($(TV_PYTHON),)
-	@$(MAKE) --no-print-directory $(TV_VENV)/.installed TV_PYTHON=$(TV_PYTHON)
+	@free=$$(df -Pk . | awk 'NR == 2 {print int($$4 / 1048576)}'); \
+	if [ -e $(TV_VENV)/.installed ] || [ $$free -ge $(TV_ROOM) ]; then \
+		$(MAKE) --no-print-directory $(TV_VENV)/.installed TV_PYTHON=$(TV_PYTHON); \
+	else \
+		echo "no thingsvision here: its environment needs $(TV_ROOM) GB of disk, $$free GB are free"; \
+	fi
 else
 	@echo "no thingsvision here: it needs Python 3.10 or 3.11 with venv; try make TV_PYTHON=python3.11"
 endif
@@ -89,8 +97,10 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.samples
 
-# One command, so that pip finds versions of everything that go with thingsvision's.
+# One command, so that pip finds versions of everything that go with thingsvision's. Without a cache, which
+# would hold the same gigabytes once more.
 $(TV_VENV)/.installed: pyproject.toml
 	$(TV_PYTHON) -m venv $(TV_VENV)
-	$(TV_BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --editable '.[test-core,thingsvision]'
+	TMPDIR=$(call unpack,$(TV_VENV)) $(TV_BIN)/python -m pip --disable-pip-version-check install --quiet \
+		--no-compile --no-cache-dir --editable '.[test-core,thingsvision]'
 	@touch $@
