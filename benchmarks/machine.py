@@ -35,5 +35,9 @@ def one_line() -> str:
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    features = [f for f in ("avx2", "avx512f", "amx_bf16") if any(f in line for line in lines)]
+    features = [
+        f
+        for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+        if any(f in line for line in lines)
+    ]
     return f"{named[0] if named else platform.machine()} ({', '.join(features)})"

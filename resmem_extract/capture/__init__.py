@@ -15,7 +15,7 @@ from .engine import (
 from .fused import FusedEngine, graph_of
 from .graph import GraphEngine, NotTraceableError
 from .hooks import HookEngine, Target
-from .reduce import reduced_shape
+from .reduce import has_tokens, reduced_shape
 
 __all__ = [
     "BOUNDS",
@@ -34,6 +34,7 @@ __all__ = [
     "compile_capture",
     "deviation",
     "graph_of",
+    "has_tokens",
     "in_precision",
     "list_modules",
     "pick_device",

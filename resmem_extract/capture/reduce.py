@@ -9,7 +9,7 @@ import torch
 from ..errors import RequestError
 from ..types import Reduction
 
-__all__ = ["axes_of", "reduce", "reduced_shape"]
+__all__ = ["axes_of", "has_tokens", "reduce", "reduced_shape"]
 
 _AXES = {
     1: ("unit",),
@@ -34,6 +34,11 @@ def axes_of(shape: Sequence[int], *, is_attention: bool = False) -> tuple[str, .
     return _AXES.get(len(shape)) or ("channel", *(f"axis{i}" for i in range(2, len(shape) + 1)))
 
 
+def has_tokens(shape: Sequence[int]) -> bool:
+    """Tell whether the activation of one image is that of tokens, ``[token, unit]``."""
+    return len(shape) == 2
+
+
 def reduce(
     batch: torch.Tensor, reduction: Reduction, *, is_attention: bool = False
 ) -> torch.Tensor:
@@ -48,7 +53,7 @@ def reduce(
     """
     if batch.ndim == 1:
         return batch.unsqueeze(1)
-    if reduction.tokens != "all" and batch.ndim == 3:
+    if reduction.tokens != "all" and has_tokens(batch.shape[1:]):
         batch = _take_tokens(batch, reduction)
     if reduction.pool != "none" and (
         dims := _pooled_axes(axes_of(batch.shape[1:], is_attention=is_attention))
@@ -70,7 +75,7 @@ def reduced_shape(
     names = axes_of(shape or (1,), is_attention=is_attention)
     like = torch.empty((1, *shape), device="meta")
     reduced = tuple(reduce(like, reduction, is_attention=is_attention).shape[1:])
-    if reduction.tokens != "all" and len(shape) == 2:
+    if reduction.tokens != "all" and has_tokens(shape):
         names = ("unit",)
     elif reduction.pool != "none":
         pooled = _pooled_axes(names)

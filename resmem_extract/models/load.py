@@ -140,6 +140,11 @@ def _choose(name: str, weights: object, pretrained: bool, seed: int) -> _Choice:
         seed = seed if random_seed in (None, 0) else random_seed
         number = seed or ""
         return _Choice(entry, "random", "", seed, f"{entry.name}@{RANDOM}{number}")
+    if seed and not parsed.is_factory:  # a factory may fill its network with what it likes
+        raise RequestError(
+            f"seed {seed} is of random weights, and {entry.name} is to have trained ones; ask for "
+            f"{entry.name}@{RANDOM}{seed}, or leave the seed out"
+        )
     tag = _tag(parsed, entry)
     if weights is not None:
         return _Choice(entry, "pretrained", tag, seed, entry.name)

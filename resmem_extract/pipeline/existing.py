@@ -198,8 +198,13 @@ def _identity(base: Base | None) -> dict[str, Any] | None:
 
 
 def _specs(model: Model, capture: Capture, asked: ExtractOptions) -> list[ActivationSpec]:
-    from ..capture import reduced_shape
+    from ..capture import has_tokens, reduced_shape
 
+    if asked.tokens != "all" and not any(has_tokens(one.shape) for one in capture.captured):
+        raise RequestError(
+            f"--tokens {asked.tokens}: {capture.captured[0].path} of {model.name} has no tokens, "
+            "nor has any other module that is asked for; leave it out, or ask for --pool avg"
+        )
     specs = []
     reduction = model.adapt(asked.reduction)
     for captured in capture.captured:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..config import ModelOptions, RunOptions
 from ..decoding import LoadedImage, SkippedImage, load_images
-from ..errors import RequestError, WorkError, counted, given_path, refuse_device, shown
+from ..errors import ImageError, RequestError, WorkError, counted, given_path, refuse_device, shown
 from ..images import Source, StimulusSet, find_images, sample_photographs
 from ..models import load_model
 from ..types import NO_REDUCTION, Reduction
@@ -218,7 +218,11 @@ def batches(
         return Batch([replace(image, pixels=()) for image in loaded], skipped, activations)
 
     with threads_for_each_batch(plan.threads), closing(images):
-        yield from in_order(run, groups, plan.streams)
+        try:
+            yield from in_order(run, groups, plan.streams)
+        except ImageError as error:
+            error.args = (f"{error}; --on-error skip leaves out what cannot be read",)
+            raise
 
 
 def check_any_read(stimuli: StimulusSet, skipped: Sequence[tuple[str, str]]) -> None:

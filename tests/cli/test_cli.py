@@ -84,7 +84,9 @@ def test_skipping_labels_and_json(tmp_path, photos, call):
     arguments = ("extract", "--module", "conv1", "--images", photos, "--out", tmp_path / "f.h5")
     stopped = call(*arguments)
     assert (stopped.code, stopped.out) == (1, "")
-    assert stopped.err.splitlines()[-1].startswith("error: b/2.png: cannot be decoded")
+    (error,) = [line for line in stopped.err.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: b/2.png: cannot be decoded")
+    assert "; --on-error skip leaves out what cannot be read" in error
     assert names(tmp_path) == ["photos"]
     done = call(*arguments, "--on-error", "skip", "--json")
     result = json.loads(done.out)

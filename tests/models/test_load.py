@@ -44,6 +44,7 @@ def test_random_weights_follow_the_seed_and_nothing_else() -> None:
     [
         ({"pretrained": False, "weights": "x.pt"}, "random weights and --weights exclude each"),
         ({"seed": -1}, "seed -1: expected a whole number from 0"),
+        ({"seed": 3}, "resmem is to have trained ones; ask for resmem@random3, or leave"),
         ({"transform": "imagnet"}, "no transform 'imagnet': did you mean imagenet?"),
     ],
 )

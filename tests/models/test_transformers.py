@@ -84,6 +84,12 @@ def test_before_the_class_token_is_added_all_tokens_are_patches(small) -> None:
         made(inputs, small.adapt(Reduction(tokens="cls")))
 
 
+def test_tokens_of_modules_without_any_are_refused(resmem_model, tmp_path) -> None:
+    with pytest.raises(RequestError, match=r"features.conv1 of resmem has no tokens, nor has any"):
+        rx.extract(resmem_model, ["features.conv1", "fc7"], tokens="cls", out=tmp_path / "f.h5")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_network_without_a_class_token_is_refused_before_any_image_is_read(tmp_path) -> None:
     pytest.importorskip("timm")
     model = rx.load_model("timm/test_vit4@random")

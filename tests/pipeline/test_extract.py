@@ -142,7 +142,7 @@ def test_skipped_images_change_no_other_row(tmp_path, photos, resmem):
 
 def test_an_image_that_cannot_be_read_stops_the_run_and_leaves_nothing(tmp_path, photos, resmem):
     (photos / "d.png").write_bytes(b"")
-    with pytest.raises(ImageError, match=r"^d\.png: the file is empty$"):
+    with pytest.raises(ImageError, match=r"^d\.png: the file is empty; --on-error skip leaves out"):
         rx.extract(resmem, "conv1", photos, out=tmp_path / "f.h5", batch_size=1)
     assert entries(tmp_path) == ["photos"]
     for name in NAMES:
