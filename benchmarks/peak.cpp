@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-constexpr long steps = 20'000'000;
+constexpr long steps = 50'000'000;
 constexpr int chains = 16;  // more than a unit's latency times the units of a core
 
 void multiply_add_float32() {

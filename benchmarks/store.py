@@ -152,7 +152,7 @@ def reading(folder: Path, values: np.ndarray, rounds: int) -> dict[str, dict[str
     for name, chunk in CHUNKS.items():
         path = folder / "r.h5"
         chunk = (min(chunk[0], n), *chunk[1:])
-        with mock.patch("resmem_extract.store.writer.chunk_shape", lambda *_, c=chunk: c):
+        with mock.patch("resmem_extract.store.layout.chunk_shape", lambda *_, c=chunk: c):
             written = seconds(lambda p=path: write(p, values))
         ways: dict[str, Callable[[], object]] = {
             "64 images, ms": lambda p=path: ours(p, chosen),

@@ -217,12 +217,14 @@ class _Sums:
 
     def add(self, columns: Any) -> bool:
         """Add a block `[N, k]`; tell whether it is finite."""
+        # Each step in the memory of the one before, as soon as that is not the caller's.
         y = columns if self._shift is None else columns - self._shift
-        y = y if self._factor is None else y * self._factor
+        if self._factor is not None:
+            y = y * self._factor if y is columns else y.__imul__(self._factor)
         mean = y.mean(0)
         if not math.isfinite(float(abs(mean).sum())):
             return False
-        z = y - mean
+        z = y - mean if y is columns else y.__isub__(mean)
         level = float(mean.mean())
         sums = wide(z.sum(1))
         self._sums = self._sums + sums
@@ -258,11 +260,14 @@ def _start(
     for form in forms:
         shift = _offsets(few) if form == "standardised" else np.zeros((len(few), 1))
         factor = np.ones((len(few), 1)) if form == "plain" else _factors(few, form)
-        as_it_is = bool((shift == 0).all() and (factor == 1).all())
+        shifted, scaled = bool(shift.any()), bool((factor != 1).any())
         started[form] = (
-            shared
-            if as_it_is
-            else _Sums(place(shift.astype(part.dtype)), place(factor.astype(part.dtype)))
+            _Sums(
+                place(shift.astype(part.dtype)) if shifted else None,
+                place(factor.astype(part.dtype)) if scaled else None,
+            )
+            if shifted or scaled
+            else shared
         )
     return started
 
