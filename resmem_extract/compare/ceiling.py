@@ -182,7 +182,6 @@ class _Sample:
 def _ranks_of_halves(values: Floats, weights: Floats) -> Floats:
     """Return the ranks of multiples of 1/2, less their mean, without sorting them."""
     keys = np.rint(2 * (values - values.min())).astype(np.intp)
-    tied = np.bincount(keys, weights)
-    ranks = np.cumsum(tied) - (tied - 1) / 2
-    centred: Floats = ranks[keys] - (weights.sum() + 1) / 2
+    tied = np.bincount(keys, weights).astype(np.int64)
+    centred: Floats = (2 * np.cumsum(tied) - tied - tied.sum())[keys] / 2
     return centred

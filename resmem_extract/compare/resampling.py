@@ -21,7 +21,7 @@ __all__ = ["Moments", "centred_ranks", "moments", "pair_weights", "resampled", "
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
-_BYTES = 2**26
+_BYTES = 2**25
 """Samples are worked on in slices whose largest arrays take about so much."""
 _NOTHING = 1e-20
 """A variance below that, of vectors of size 1, is rounding."""
@@ -150,21 +150,21 @@ def centred_ranks(stack: Floats, weights: Floats) -> Floats:
     array, `[D, R, n_pairs]`
         Of equal entries the mean of their ranks.
     """
+    whole = weights.astype(np.int64)  # adding up one after the other is ten times as fast
+    size = whole.sum(axis=1, keepdims=True)
     result = np.empty((len(weights), *stack.shape))
-    middle = (weights.sum(axis=1, keepdims=True) + 1) / 2
     for r, vector in enumerate(stack):
         order = np.argsort(vector, kind="stable")
         ordered = vector[order]
         starts = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-        here = weights[:, order]
+        here = np.take(whole, order, axis=1)
         if not starts.all():
             here = np.add.reduceat(here, np.flatnonzero(starts), axis=1)
-        ranks = np.cumsum(here, axis=1)
-        ranks -= (here - 1) / 2
-        ranks -= middle
+        twice = 2 * np.cumsum(here, axis=1) - here - size
         if not starts.all():
-            ranks = ranks[:, np.cumsum(starts) - 1]
-        result[:, r, order] = ranks
+            twice = twice[:, np.cumsum(starts) - 1]
+        result[:, r, order] = twice
+    result /= 2
     return result
 
 
