@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..errors import WorkError, reason_of
 from .checksums import checksum, chunk_columns, chunk_grid
-from .kernel_copy import chunk_addresses
+from .chunk_copy import chunk_addresses
 
 __all__ = ["StoredFeature", "checked_blocks", "compute_checksums", "reading"]
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["EarlySync"]
 
-_EVERY = 2**26  # bytes between two rounds
+_EVERY = 2**28  # bytes between two rounds
 
 
 class EarlySync:

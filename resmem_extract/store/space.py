@@ -12,8 +12,8 @@ import numpy as np
 
 from ..errors import RequestError
 from ..types import ActivationSpec
+from .chunk_copy import ALIGNED_FROM, PAGE
 from .chunks import chunk_shape
-from .kernel_copy import ALIGNED_FROM, PAGE
 
 __all__ = ["check_free_space", "format_bytes", "parse_bytes", "required_bytes"]
 

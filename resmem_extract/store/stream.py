@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..errors import OverflowInDtypeError
 from .checked import StoredFeature, checked_blocks, reading
 from .checksums import checksum, chunk_columns, chunk_grid
-from .kernel_copy import KernelCopy, chunk_addresses
+from .chunk_copy import ChunkCopy, chunk_addresses
 from .layout import filters_of
 
 __all__ = ["FeatureStream", "Scratch"]
@@ -118,11 +118,11 @@ class FeatureStream:
 
     def _copy_blocks(self, source: StoredFeature, first: int, n_blocks: int) -> Iterator[int]:
         """Copy row-blocks as they lie in the file; yield how many each time."""
-        kernel = self._kernel_copy(source) if n_blocks else None
+        bytewise = self._chunk_copy(source) if n_blocks else None
         done = 0
-        while kernel and done < n_blocks:
-            n = min(kernel.blocks_at_once, n_blocks - done)
-            if not kernel.copy(first + done, self._start // self._rows, n):
+        while bytewise and done < n_blocks:
+            n = min(bytewise.blocks_at_once, n_blocks - done)
+            if not bytewise.copy(first + done, self._start // self._rows, n):
                 break
             self._start += n * self._rows
             done += n
@@ -131,13 +131,13 @@ class FeatureStream:
             self._copy_chunks(source.dataset, block * self._rows)
             yield 1
 
-    def _kernel_copy(self, source: StoredFeature) -> KernelCopy | None:
-        if self._filtered or self._addresses is None or not hasattr(os, "copy_file_range"):
+    def _chunk_copy(self, source: StoredFeature) -> ChunkCopy | None:
+        if self._filtered or self._addresses is None or not hasattr(os, "preadv"):
             return None
         there = source.addresses
         if there is None:
             return None
-        return KernelCopy(source.dataset, self._dataset, there, self._addresses)
+        return ChunkCopy(source.dataset, self._dataset, there, self._addresses)
 
     def _copy_chunks(self, source: h5py.Dataset, row: int) -> None:
         """Copy one row-block, chunk by chunk, as it is in the file."""

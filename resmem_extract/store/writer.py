@@ -18,9 +18,10 @@ from ..errors import RequestError, WorkError, reason_of
 from ..partial_files import make_folders, partial_name, remove_empty, remove_stale
 from ..types import ActivationSpec
 from .checksums import write_checksums, write_metadata_checksums
+from .chunk_copy import ALIGNED_FROM, PAGE
 from .early_sync import EarlySync
-from .kernel_copy import ALIGNED_FROM, PAGE
 from .layout import Layout, choose_layouts
+from .reserve import reserve
 from .schema import (
     FORMAT,
     FORMAT_VERSION,
@@ -68,7 +69,7 @@ class StoreWriter:
         (`choose_layouts`, `layout_of`) instead of as `n_images` and `compression` say.
     preallocate : bool
         Whether all rows are sure to come, and from other stores: places of chunks are then fixed
-        first, so that the kernel can copy them.
+        first, so that they can be copied as bytes.
 
     Raises
     ------
@@ -157,6 +158,8 @@ class StoreWriter:
                 preallocate=in_place,
             )
             self._streams[path] = FeatureStream(dataset, path, self._scratch, preallocated=in_place)
+        if self._preallocate:
+            reserve(file.id.get_vfd_handle(), file.id.get_filesize())
         for path, spec in self._specs.items():
             for alias in spec.links:
                 write_link(features, alias, path)

@@ -1,4 +1,4 @@
-"""Copying within the kernel equals copying through HDF5, and gives way to it where it cannot."""
+"""Copying chunks as bytes equals copying through HDF5, and gives way to it where it cannot."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from store_data import LAYER, N, hashes, make_spec, names, write
 
 from resmem_extract.errors import WorkError
 from resmem_extract.store import StoreWriter, choose_layouts, open_store
-from resmem_extract.store.kernel_copy import chunk_addresses
+from resmem_extract.store.chunk_copy import chunk_addresses
 from resmem_extract.store.stream import FeatureStream
 from resmem_extract.store.verify import verify_store
 
 pytestmark = pytest.mark.skipif(
-    not (hasattr(os, "copy_file_range") and hasattr(h5py.h5d.DatasetID, "chunk_iter")),
-    reason="of Linux, and of HDF5 since 1.12.3",
+    not (hasattr(os, "preadv") and hasattr(h5py.h5d.DatasetID, "chunk_iter")),
+    reason="not of Windows, and of HDF5 since 1.12.3",
 )
 LAYOUTS = choose_layouts([LAYER], 8)
 
@@ -39,7 +39,7 @@ def whole(tmp_path, arrays):
 
 
 def through_hdf5():
-    """Count the row-blocks that the kernel does not copy."""
+    """Count the row-blocks that go through HDF5."""
     return mock.patch.object(
         FeatureStream, "_copy_chunks", autospec=True, side_effect=FeatureStream._copy_chunks
     )
@@ -71,7 +71,7 @@ def test_where_addresses_cannot_be_known(tmp_path):
         assert chunk_addresses(f.create_dataset("d", data=np.zeros((4, 2)), chunks=(2, 2))) is None
 
 
-def test_the_kernel_copies_what_is_aligned(tmp_path, whole, arrays):
+def test_what_is_aligned_is_copied_as_bytes(tmp_path, whole, arrays):
     with through_hdf5() as others:
         path = copy(whole, tmp_path / "c.h5", **options())
     assert others.call_count == 0
@@ -82,54 +82,36 @@ def test_the_kernel_copies_what_is_aligned(tmp_path, whole, arrays):
         assert [f["features"][LAYER.path].id.get_chunk_info(i).size for i in range(5)] == chunks
 
 
-def fails_with(number, after=0):
-    """Return a copy_file_range that fails after so many calls."""
-    calls = []
-
-    def fail(*arguments):
-        calls.append(arguments)
-        if len(calls) > after:
-            raise OSError(number, os.strerror(number))
-        return real(*arguments)
-
-    real = os.copy_file_range
-    return fail
+def of_at_most(n_bytes):
+    """Return a preadv and a pwrite that do less than they are asked for, as they may."""
+    read, write = os.preadv, os.pwrite
+    return (
+        mock.patch("os.preadv", lambda file, into, at: read(file, [into[0][:n_bytes]], at)),
+        mock.patch("os.pwrite", lambda file, data, at: write(file, data[: n_bytes - 1], at)),
+    )
 
 
-@pytest.mark.parametrize("after", [0, 2])
-@pytest.mark.parametrize("number", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_what_the_kernel_cannot_do_hdf5_does(tmp_path, whole, arrays, number, after):
-    with (
-        mock.patch("os.copy_file_range", fails_with(number, after)),
-        mock.patch("resmem_extract.store.kernel_copy._AT_ONCE", 1),
-        through_hdf5() as others,
-    ):
+def test_short_reads_and_writes(tmp_path, whole, arrays):
+    short_reads, short_writes = of_at_most(1000)
+    with short_reads, short_writes, through_hdf5() as others:
         path = copy(whole, tmp_path / "c.h5", **options())
-    assert others.call_count == 4 - after
+    assert others.call_count == 0
     assert verify_store(path).intact
     with open_store(path) as store:
         np.testing.assert_array_equal(store[LAYER.path][:], arrays[LAYER.path])
 
 
-def test_short_copies_and_none(tmp_path, whole, arrays):
-    real = os.copy_file_range
-
-    def short(source, target, count, begin, end):
-        return real(source, target, min(count, 1000), begin, end)
-
-    with mock.patch("os.copy_file_range", short), through_hdf5() as others:
-        path = copy(whole, tmp_path / "c.h5", **options())
-    assert others.call_count == 0
-    assert verify_store(path).intact
-    with mock.patch("os.copy_file_range", lambda *_: 0), through_hdf5() as others:
+def test_where_the_file_seems_to_end_hdf5_goes_on(tmp_path, whole):
+    with mock.patch("os.preadv", lambda *_: 0), through_hdf5() as others:
         path = copy(whole, tmp_path / "d.h5", **options())
     assert others.call_count == 4
     assert verify_store(path).intact
 
 
 def test_a_full_disk_is_an_error(tmp_path, whole):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with (
-        mock.patch("os.copy_file_range", fails_with(errno.ENOSPC)),
+        mock.patch("os.pwrite", side_effect=full),
         pytest.raises(WorkError, match=r"c.h5 failed .* No space left on device"),
     ):
         copy(whole, tmp_path / "c.h5", **options())
@@ -152,7 +134,7 @@ def test_equal_to_the_way_through_hdf5(tmp_path_factory, shape, n, dtype, target
     values = np.random.default_rng(n).standard_normal((n, *shape)).astype(dtype)
     with (
         mock.patch("resmem_extract.store.chunks.TARGET_BYTES", target),
-        mock.patch("resmem_extract.store.kernel_copy._AT_ONCE", at_once),
+        mock.patch("resmem_extract.store.chunk_copy._AT_ONCE", at_once),
     ):
         whole = folder / "w.h5"
         with StoreWriter(whole, [spec], n) as writer:

@@ -1,13 +1,12 @@
-"""Copy chunks from file to file within the kernel, as `cp` does.
+"""Copy chunks from file to file as bytes, past HDF5.
 
-Bytes that pass through HDF5 are copied twice, into this process and out of it again, which takes
-half as much time again. Where both files say at which byte each chunk lies, the kernel can be
-asked to copy; on file systems that share blocks (XFS, Btrfs) it then often copies nothing.
+Where both files say at which byte each chunk lies, their bytes go through one small buffer, which
+stays in the processor's cache. Linux copies faster that way than with `copy_file_range`, by which
+it moves page after page (measured on ext4 with Linux 6.18: 0.45 against 0.67 s for 2.1 GB).
 """
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 
@@ -15,18 +14,18 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ALIGNED_FROM", "PAGE", "KernelCopy", "chunk_addresses"]
+__all__ = ["ALIGNED_FROM", "PAGE", "ChunkCopy", "chunk_addresses"]
 
 PAGE = 4096
-"""Large chunks begin at multiples of this: the kernel takes a third longer to copy pages to places
-that lie differently within a page."""
+"""Large chunks begin at multiples of this, so that none shares a page with the one before it: a
+page that is written in two steps takes longer."""
 ALIGNED_FROM = 2**17
 """Bytes from which on a chunk is large; what is left between two of them is at most 3 %."""
 
 Addresses = npt.NDArray[np.int64]
 
 _AT_ONCE = 2**26  # bytes, between two reports of progress
-_CANNOT = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
+_BUFFER = 2**20
 
 
 def chunk_addresses(dataset: h5py.Dataset) -> Addresses | None:
@@ -54,7 +53,7 @@ def chunk_addresses(dataset: h5py.Dataset) -> Addresses | None:
     return None if (addresses < 0).any() else addresses
 
 
-class KernelCopy:
+class ChunkCopy:
     """Copies row-blocks of unfiltered chunks between two data sets of the same layout.
 
     Parameters
@@ -75,13 +74,14 @@ class KernelCopy:
         self._to = target.file.id.get_vfd_handle()
         self._source = source_addresses.reshape(len(source_addresses), -1)
         self._target = target_addresses.reshape(len(target_addresses), -1)
+        self._buffer = memoryview(bytearray(_BUFFER))
         self._chunk_bytes = int(np.prod(target.chunks, dtype=np.int64)) * target.dtype.itemsize
         block_bytes = self._chunk_bytes * max(self._target.shape[1], 1)
         self.blocks_at_once = max(1, _AT_ONCE // block_bytes)
         """How many row-blocks one call of `copy` should be asked for."""
 
     def copy(self, source_block: int, target_block: int, n_blocks: int) -> bool:
-        """Copy some consecutive row-blocks; return False if the kernel cannot.
+        """Copy some consecutive row-blocks; return False if the source ends before them.
 
         Raises
         ------
@@ -101,13 +101,12 @@ class KernelCopy:
 
     def _copy_run(self, begin: int, end: int, n_bytes: int) -> bool:
         while n_bytes:
-            try:
-                copied = os.copy_file_range(self._from, self._to, n_bytes, begin, end)
-            except OSError as error:
-                if error.errno in _CANNOT:
-                    return False
-                raise
-            if copied == 0:
+            n = os.preadv(self._from, [self._buffer[: min(n_bytes, _BUFFER)]], begin)
+            if n == 0:
                 return False
-            begin, end, n_bytes = begin + copied, end + copied, n_bytes - copied
+            begin, n_bytes = begin + n, n_bytes - n
+            left = self._buffer[:n]
+            while left:
+                written = os.pwrite(self._to, left, end)
+                left, end = left[written:], end + written
         return True
