@@ -180,7 +180,7 @@ def size(asked: argparse.Namespace) -> None:
     print(f"{n} images x {p} features x {t} targets, {len(folds)} of 5 outer folds, 10 penalties")
     rate = {dtype: gemm(dtype) for dtype in (np.float32, np.float64)}
     started = time.perf_counter()
-    options = FeatureOptions(form="kernel", memory="3GB")
+    options = FeatureOptions(form="kernel", memory="3.5GB")
     models = ridge_models(rows, np.arange(n), folds, options, place_on(), PENALTIES)
     marks = [time.perf_counter()]
     found = cross_validate(models, y, progress=lambda: marks.append(time.perf_counter()))

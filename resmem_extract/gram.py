@@ -390,13 +390,14 @@ def _plan(
 ) -> tuple[int, int]:
     """Return how many columns to multiply and how many to read at a time."""
     column = n * work.itemsize
-    step = max(min(_STEP, memory // (16 * column)), 1)
     results = n * n * (8 * n_forms + 4 + 2 * work.itemsize)
-    left = _USABLE * memory - results - _COPIES * step * column
+    left = _USABLE * memory - results
+    one = _COPIES * column + n * rows.dtype.itemsize
+    step = max(min(_STEP, memory // (16 * column), int(left // one)), 1)
     in_memory = isinstance(rows, np.ndarray) and not isinstance(rows, np.memmap)
-    room = int(left // (n * rows.dtype.itemsize))
+    room = int((left - _COPIES * step * column) // (n * rows.dtype.itemsize))
     if room < 1:
-        least = math.ceil((results + column * (_COPIES + 1)) / _USABLE / 1e8) / 10
+        least = math.ceil((results + one) / _USABLE / 1e8) / 10
         raise RequestError(
             f"{name}: all pairs of {n} images need about {least:.1f} GB, and {memory / 1e9:.2g} GB "
             f"are allowed; give --memory {least:.1f}GB, or, in rsa, compare a sample: --pairs 1e6"

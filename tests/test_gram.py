@@ -190,14 +190,15 @@ def test_what_cannot_be_compared_is_refused(array, message):
         grams(array)
 
 
-def test_too_small_a_budget_says_how_much_is_needed():
-    x = np.zeros((3000, 10), np.float32)
+@pytest.mark.parametrize("shape", [(3000, 10), (6000, 3000)])
+def test_too_small_a_budget_says_how_much_is_needed(shape):
+    x = np.zeros(shape, np.float32)
     with pytest.raises(RequestError) as caught:
         grams(x, memory="100MB")
     message = str(caught.value)
-    assert "all pairs of 3000 images need about" in message
+    assert f"all pairs of {shape[0]} images need about" in message
     needed = message.partition("give --memory ")[2].partition(",")[0]
-    grams(np.random.default_rng(0).random((3000, 10), dtype=np.float32), memory=needed)
+    grams(np.random.default_rng(0).random(x.shape, dtype=np.float32), memory=needed)
 
 
 def test_unknown_precision_is_refused():
