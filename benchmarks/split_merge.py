@@ -9,7 +9,8 @@ Ours wait until the disk has the bytes, which `cp` does not: they are compared o
 after `cp`, and once with none anywhere, which leaves the copying alone. A `cp` goes before each
 step, so that a slow moment hits both, and another one before that, so that both write to memory
 that was just let go of: a virtual machine takes several times as long for memory that it has not
-used for a while. Medians over rounds count. Needs three times the size on the disk, and removes it again.
+used for a while. Medians over rounds count. Needs three times the size on the disk, and removes it
+again.
 """
 
 from __future__ import annotations

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resmem_extract import gram as gram_module
 from resmem_extract.errors import RequestError
-from resmem_extract.gram import column_blocks, grams, memory_in_bytes
+from resmem_extract.gram import blocks, column_blocks, grams, memory_in_bytes
 
 
 class Recorder:
@@ -61,7 +60,7 @@ def test_several_forms_cost_one_reading(rng):
 def test_blocks_and_steps_do_not_matter(rng, monkeypatch):
     x = (rng.random((20, 16, 5, 3)) * 10).astype(np.float32)
     whole = grams(x)["plain"].products
-    monkeypatch.setattr(gram_module, "_plan", lambda *_: (7, 31))
+    monkeypatch.setattr(blocks, "_plan", lambda *_: (7, 31))
     rows = Recorder(x)
     pieces = grams(rows)["plain"].products
     assert len(rows.keys) == 8

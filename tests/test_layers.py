@@ -50,7 +50,6 @@ LAYER = {
 UNIT_OF_MODULE = {
     "decoding": "images",
     "downloads": "weights",
-    "scaled_gram": "gram",
     "__init__": "top",
     "__main__": "top",
 }

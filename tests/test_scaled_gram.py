@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from resmem_extract.errors import RequestError
-from resmem_extract.scaled_gram import scaled_grams
+from resmem_extract.gram import scaled_grams
 
 N = 40
 

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RequestError
-from ..gram import Rows, grams, memory_in_bytes, not_finite
-from ..scaled_gram import CONSTANT, scaled_grams
+from ..gram import CONSTANT, Rows, grams, memory_in_bytes, not_finite, scaled_grams
 from .arrays import Place
 from .basis import Basis, from_features, from_products
 from .folds import Fold

@@ -11,8 +11,7 @@ from resmem_extract.encoding.arrays import himalaya_backend, place_on
 from resmem_extract.encoding.basis import from_features, from_products
 from resmem_extract.encoding.folds import Fold
 from resmem_extract.encoding.solver import dual, ridge
-from resmem_extract.gram import grams
-from resmem_extract.scaled_gram import scaled_grams
+from resmem_extract.gram import grams, scaled_grams
 
 PENALTIES = np.logspace(-3, 5, 9)
 N, TRAIN = 60, 45

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import RequestError
-from .gram import Precision, Rows, each_part, not_finite, on_host, placing, wide, working_precision
+from ..errors import RequestError
+from .arrays import Precision, not_finite, on_host, placing, wide, working_precision
+from .blocks import Rows, each_part
 
 __all__ = ["CONSTANT", "scaled_grams"]
 
