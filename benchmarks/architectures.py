@@ -63,8 +63,6 @@ def families(source: str) -> dict[str, list[str]]:
 _SMALL = ("test", "atto", "femto", "pico", "nano", "micro", "mini", "tiny", "xxs", "xs", "small",
           "_s", "18", "_t", "b0", "050", "0")  # fmt: skip
 _CANDIDATES = 6
-_PATIENCE = 150
-"""Seconds for one family."""
 _LARGEST = 500e6
 """Parameters; families without a smaller member are listed as not run."""
 
@@ -130,10 +128,10 @@ def check(member: rx.Model) -> tuple[str, float, float]:
     return fast.engine, float(np.max(worst)), time.perf_counter() - started
 
 
-def row(family: str, names: list[str]) -> Row:
-    """Return what became of one family, whatever that is."""
+def row(family: str, names: list[str], patience: int) -> Row:
+    """Return what became of one family in so many seconds, whatever that is."""
     name = ""
-    signal.alarm(_PATIENCE)
+    signal.alarm(patience)
     try:
         member = small_member(names)
         name = member.name
@@ -152,7 +150,7 @@ class OutOfTime(BaseException):
 
 
 def give_up(*_: object) -> None:
-    raise OutOfTime(f"not done in {_PATIENCE} s on two busy cores")
+    raise OutOfTime("took too long here")
 
 
 def read(path: Path | None) -> list[Row]:
@@ -174,6 +172,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="families whose name contains this")
     parser.add_argument("--rows", type=Path, help="a CSV file that has rows, and gets the new ones")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin none after these")
+    parser.add_argument("--patience", type=int, default=150, help="seconds for one family")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGALRM, give_up)
@@ -189,7 +188,7 @@ def main() -> None:
             if time.perf_counter() - started > options.seconds:
                 left += 1
                 continue
-            known.append(row(family, names))
+            known.append(row(family, names, options.patience))
             keep(options.rows, known[-1])
     print("| family | member | engine | deviation |\n|---|---|---|--:|")
     for found in sorted(known, key=lambda r: (r.family.startswith("timm"), r.family)):
