@@ -84,6 +84,8 @@ def test_every_shipped_configuration_is_valid_and_says_how_to_run_it(path):
             "command: score\nbatchsize: 4",
             "unknown option 'batchsize'; did you mean batch_size?",
         ),
+        ("command: extract\nmodul: fc\nout: f.h5", "unknown option 'modul'; did you mean module"),
+        ("command: extract\nmodule: a\nmodule: b\nout: f.h5", "key 'module' is there twice"),
         ("command: score\ndtype: float16", "unknown option 'dtype'; known: "),
         ("command: score\nbatch_size: -1", "batch_size -1: should be greater than 0"),
         ("command: score\nid: name", "id 'name': should be 'path' or 'stem'"),

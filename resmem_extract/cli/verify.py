@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import JsonOption, QuietOption, StoreArgument, WeightsOption
+from .options import JsonOption, QuietOption, StoreArgument, TransformOption, WeightsOption
 from .terminal import notes, print_json, progress_bar, results
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def verify_command(
         ),
     ] = None,
     weights: WeightsOption = None,
+    transform: TransformOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -78,6 +79,7 @@ def verify_command(
                 sample=sample,
                 seed=seed,
                 weights=weights,
+                transform=transform,
                 device=device,
                 progress=progress,
                 tell=notes(quiet),

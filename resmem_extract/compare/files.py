@@ -114,15 +114,20 @@ def npz_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     StoreError
         If it is none.
     """
+    arrays: dict[str, npt.NDArray[Any]] = {}
     try:
         # Opened here, because NumPy leaves a file that it cannot read open.
         with path.open("rb") as stream, zipfile.ZipFile(stream):
             content = np.load(stream, allow_pickle=False)
-            return {key: content[key] for key in content.files}
+            for key in content.files:
+                arrays[key] = content[key]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        objects = "allow_pickle" in str(error)  # NumPy's advice would run code
-        reason = "it holds Python objects; save arrays of numbers or texts" if objects else error
+        reason: object = error
+        if "allow_pickle" in str(error):  # NumPy's advice would run code
+            key = next(key for key in content.files if key not in arrays)
+            reason = f"{key} holds Python objects; save numbers, or texts as {key}.astype(str)"
         raise StoreError(f"{path} cannot be read as an npz file: {reason}") from error
+    return arrays
 
 
 def _is_square(array: npt.NDArray[Any]) -> bool:

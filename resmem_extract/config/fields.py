@@ -67,8 +67,8 @@ def as_formats(value: Any) -> Any:
 
 
 def listed(value: Any) -> Any:
-    """Return one text as a list of it."""
-    return [value] if isinstance(value, str) else value
+    """Return one text or number as a list of it."""
+    return [value] if isinstance(value, (str, int, float)) else value
 
 
 def as_size(value: Any) -> Any:

@@ -25,6 +25,16 @@ _RUNS: dict[str, type[ExtractRun] | type[ScoreRun] | type[RsaRun] | type[EncodeR
 }
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """Refuses what is written twice, of which YAML's loader would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := next((key for k, key in enumerate(keys) if key in keys[:k]), None):
+            raise yaml.YAMLError(f"key {twice!r} is there twice; a list takes several values")
+        return super().construct_mapping(node, deep)
+
+
 def read_config(path: Path) -> Run:
     """Read and validate a run configuration.
 
@@ -37,7 +47,7 @@ def read_config(path: Path) -> Run:
         the key.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise RequestError(f"cannot read the configuration {path}: {reason}") from error
@@ -76,7 +86,9 @@ def validated(
     try:
         return record.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        found = error.errors(include_url=False)
+    # What is unknown is often how something is written that is then missing.
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         close = nearest(key, list(record.model_fields))

@@ -34,8 +34,8 @@ def list_models(source: str | None = None, match: str | None = None) -> list[Mod
     source : str, optional
         Only those of this source; one whose packages are missing has none.
     match : str, optional
-        Only those whose name contains this text, or matches it as a pattern with ``*`` and ``?``;
-        upper and lower case are the same.
+        Only those whose name, with or without its source, contains this text, or matches it as a
+        pattern with ``*`` and ``?``; upper and lower case are the same.
 
     Raises
     ------
@@ -49,8 +49,9 @@ def list_models(source: str | None = None, match: str | None = None) -> list[Mod
 
 def _matches(name: str, match: str) -> bool:
     name, match = name.lower(), match.lower()
-    is_pattern = "*" in match or "?" in match
-    return fnmatchcase(name, match) if is_pattern else match in name
+    if "*" in match or "?" in match:
+        return fnmatchcase(name, match) or fnmatchcase(name.partition("/")[2], match)
+    return match in name
 
 
 def find_entry(name: ModelName) -> ModelEntry:

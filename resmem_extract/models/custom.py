@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..errors import RequestError
+from ..errors import RequestError, ResmemExtractError
 from .checkpoint import fill
 from .entries import ModelEntry, Parts, Wanted
 from .objects import import_object
@@ -33,7 +35,7 @@ class CustomSource:
         made = import_object(name, "model")
         if not isinstance(made, nn.Module):
             _check_callable(name, made)
-            made = made()
+            made = _called(name, made)
         network, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
         if not isinstance(network, nn.Module):
             raise RequestError(
@@ -43,6 +45,20 @@ class CustomSource:
         if wanted.file is not None:
             fill(network, wanted.file.path, trust=wanted.trust)
         return Parts(network.eval(), chosen_transform(transform))
+
+
+def _called(name: str, factory: Callable[[], Any]) -> Any:
+    """Return what a factory returns; what goes wrong in it is the user's, and told in one line."""
+    try:
+        return factory()
+    except ResmemExtractError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise RequestError(
+            f"{name} failed: {type(error).__name__}: {error} ({Path(last.filename).name}, line "
+            f"{last.lineno})"
+        ) from error
 
 
 def _check_callable(name: str, made: Any) -> None:

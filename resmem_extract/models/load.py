@@ -125,6 +125,8 @@ def _choose(name: str, weights: object, pretrained: bool, seed: int) -> _Choice:
         raise RequestError(f"seed {seed!r}: expected a whole number from 0")
     random_seed = parsed.random_seed
     is_random = random_seed is not None or not pretrained
+    if random_seed and seed not in (0, random_seed):
+        raise RequestError(f"{name} and seed {seed} contradict each other; give one of them")
     if is_random and weights is not None:
         raise RequestError(f"{name}: random weights and --weights exclude each other; drop one")
     if parsed.is_factory:

@@ -14,7 +14,7 @@ from ..types import Preprocessing
 from .objects import import_object
 from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, Callback, ResizeAndCrop
 
-__all__ = ["NAMED", "TransformChoice", "chosen_transform"]
+__all__ = ["NAMED", "TransformChoice", "chosen_transform", "recorded_transform"]
 
 TransformChoice = str | Callable[[Image.Image], Any] | Preprocessing | None
 
@@ -59,6 +59,21 @@ def chosen_transform(choice: TransformChoice) -> Preprocessing | None:
             raise RequestError(f"no transform {choice!r}: {hint}; or package.module:callable")
         return _wrapped(import_object(choice, "transform"), choice)
     return _wrapped(choice, getattr(choice, "__qualname__", None) or repr(choice))
+
+
+def recorded_transform(described: Mapping[str, Any]) -> str | None:
+    """Return the name of the transform that a provenance describes, if it has one.
+
+    Parameters
+    ----------
+    described : mapping
+        What `Preprocessing.describe` returned, also after a journey through JSON.
+    """
+    for name, preprocessing in NAMED.items():
+        if preprocessing.describe() == described:
+            return name
+    name = str(described.get("transform", ""))
+    return name if ":" in name else None
 
 
 def _wrapped(found: Any, name: str) -> Preprocessing:

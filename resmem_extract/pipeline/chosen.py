@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ..errors import RequestError, UnknownModuleError
-from ..store import Store
+from ..store import Store, open_store
 
-__all__ = ["check_chosen", "choose_modules", "model_name"]
+__all__ = ["check_chosen", "choose_modules", "model_name", "opened_stores"]
+
+
+@contextmanager
+def opened_stores(paths: Iterable[str | os.PathLike[str]]) -> Iterator[list[Store]]:
+    """Open stores, their ids and all else beside activations held against their checksums.
+
+    Images are joined by what ids say, so that a damaged one would be told as a wrong request.
+
+    Raises
+    ------
+    StoreError
+        If there is no complete store of a name.
+    WorkError
+        If one is damaged.
+    """
+    with ExitStack() as stack:
+        stores = [stack.enter_context(open_store(path)) for path in paths]
+        for store in stores:
+            store.check([])
+        yield stores
 
 
 def choose_modules(

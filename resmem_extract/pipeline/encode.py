@@ -20,9 +20,9 @@ from ..encoding import Responses, Validated, checked_penalties, partition_varian
 from ..errors import RequestError, WorkError, given_path
 from ..gram import memory_in_bytes
 from ..partial_files import make_folders, removed_on_failure, write_text
-from ..store import EncodingWriter, Store, open_store, read_encoding
+from ..store import EncodingWriter, Store, read_encoding
 from ..types import Progress
-from .chosen import check_chosen
+from .chosen import check_chosen, opened_stores
 from .encode_features import prepared
 from .encode_models import Bands, Entry, entries_of, scored_entry, validate_entry
 from .encode_study import Study, join
@@ -110,7 +110,7 @@ def encode(
                 tell(line)
 
     with ExitStack() as stack:
-        opened = [stack.enter_context(open_store(path)) for path in given]
+        opened = stack.enter_context(opened_stores(given))
         entries = entries_of(opened, texts, asked)
         measured = _responses(opened[0], responses, columns, asked)
         record = _record(opened, entries, measured, asked) | {"also": dict(also or {})}

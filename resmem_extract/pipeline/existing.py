@@ -126,8 +126,9 @@ def _look_at_result(
     capture = prepare_capture(wanted.model, wanted.modules, asked, tell)
     specs = _specs(wanted.model, capture, asked)
     origin = provenance(wanted.model, capture, stimuli, choose_plan(capture, asked), asked)
-    hint = "--extend to add new images, " if new and not asked.extend else ""
-    differences = store_differences(store, specs, origin, compared, left_out, asked)
+    differences = list(store_differences(store, specs, origin, compared, left_out, asked))
+    only_new = new and not asked.extend and len(differences) == 1
+    hint = "--extend to add new images, " if only_new else ""
     refuse_if_other(wanted.out, differences, hint)
     if asked.extend and new:
         base = Base(store, left_out)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from ..config import ExtractOptions
@@ -97,6 +98,7 @@ class Making:
         self._shard, self._tell = shard, tell
         self._record: Record | None = None
         self._parts: list[Part] = []
+        self._not_finite: set[str] = set()
 
     @property
     def n_missing(self) -> int:
@@ -255,7 +257,21 @@ class Making:
 
     def append(self, batch: Batch, activations: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write the rows of a batch, soon."""
-        self._steps(partial(self._writer.append, batch, activations))
+        self._steps(partial(self._write, batch, activations))
+
+    def _write(self, batch: Batch, activations: Mapping[str, npt.NDArray[Any]]) -> None:
+        self._writer.append(batch, activations)
+        for module, array in activations.items():
+            if module in self._not_finite or np.isfinite(array.sum()):
+                continue
+            finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+            if not finite.all():  # else it is the sum that is too large
+                self._not_finite.add(module)
+                self._tell(
+                    f"{module}: NaN or infinite activations, first of "
+                    f"{batch.loaded[int(np.argmin(finite))].id}; are the weights right, and "
+                    f"--precision {self.job.asked.precision} fit for them?"
+                )
 
     def keep(self, *, whatever: bool) -> None:
         """Commit what was computed, as far as that is possible, since the run ends early.

@@ -31,9 +31,9 @@ from ..config import RsaOptions, validated
 from ..errors import RequestError, WorkError, counted
 from ..gram import memory_in_bytes
 from ..partial_files import make_folders, write_text
-from ..store import Store, open_store, read_rdms, write_rdms
+from ..store import Store, read_rdms, write_rdms
 from ..types import Progress
-from .chosen import check_chosen, choose_modules, model_name
+from .chosen import check_chosen, choose_modules, model_name, opened_stores
 from .id_lists import read_id_list
 from .provenance import now
 from .references import Reference, file_and_key, read_references
@@ -112,7 +112,7 @@ def compare_stores(
     folder = result_folder(out, _TABLE)
     with ExitStack() as stack:
         given_stores = [stores] if isinstance(stores, (str, os.PathLike)) else stores
-        opened = [stack.enter_context(open_store(path)) for path in given_stores]
+        opened = stack.enter_context(opened_stores(given_stores))
         chosen = choose_modules(opened, [modules] if isinstance(modules, str) else modules)
         given = _references(references, asked)
         _check_names(chosen, given)

@@ -67,6 +67,7 @@ def targets(
     """
     place = None if out is None else table_path(out, (".csv",))
     with open_store(given_path(store, "store")) as opened:
+        opened.check([])
         ids = tuple(opened.image_ids.tolist())
         labels = _labels(opened.column(column), ids, column)
         names, numbers = np.unique(labels, return_inverse=True)

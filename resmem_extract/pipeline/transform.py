@@ -18,6 +18,7 @@ from ..errors import RequestError, given_path, refuse_device
 from ..store import Store, StoreWriter, check_free_space, open_store, required_bytes
 from ..transforms import Chain, fit
 from ..types import ActivationSpec, Progress
+from .chosen import opened_stores
 from .provenance import now
 from .run import Tell, refuse_inputs
 from .transform_plan import Job, plan_transform, transform_record
@@ -100,7 +101,7 @@ def transform(
     refuse_device(place)
     refuse_inputs(place, paths)
     with ExitStack() as stack:
-        opened = [stack.enter_context(open_store(path)) for path in paths]
+        opened = stack.enter_context(opened_stores(paths))
         job = plan_transform(opened, modules, asked)
         record = transform_record(opened, job, asked)
         if place.exists() and not asked.overwrite:

@@ -23,6 +23,7 @@ from .run import Batch, Images, Tell, as_model, batches, prepare_capture
 
 if TYPE_CHECKING:
     from ..models.base import Model
+    from ..models.transforms import TransformChoice
 
 __all__ = ["ModuleDeviation", "Reproduction", "reproduce_store"]
 
@@ -91,6 +92,7 @@ def reproduce_store(
     seed: int = 0,
     model: Model | str | None = None,
     weights: str | os.PathLike[str] | None = None,
+    transform: TransformChoice = None,
     device: str | None = None,
     progress: Progress | None = None,
     tell: Tell | None = None,
@@ -113,6 +115,8 @@ def reproduce_store(
         In place of the recorded name, for a network of one's own.
     weights : path, optional
         The checkpoint, if it was not the released one; held against the recorded hash.
+    transform : str or callable, optional
+        How images were prepared, if that was a function without a name that can be imported.
     device : str, optional
         In place of the recorded one.
     progress : callable, optional
@@ -138,7 +142,11 @@ def reproduce_store(
         if not name:
             raise RequestError(f"{file} does not say which network made it; give model")
         ids, missing, stimuli = _choose(store, images, sample, seed)
-        asked = _options(recorded, weights, device, tell)
+        if transform is None and isinstance(name, str):
+            from ..models.transforms import recorded_transform
+
+            transform = recorded_transform(recorded.get("preprocessing", {}))
+        asked = _options(recorded, weights, transform, device, tell)
         run = _Run(store, as_model(name, asked), stimuli, asked, progress, tell)
         run.all_modules()
         return Reproduction(
@@ -188,6 +196,7 @@ def _found(images: Images, ids: Sequence[str]) -> StimulusSet:
 def _options(
     recorded: Mapping[str, Any],
     weights: str | os.PathLike[str] | None,
+    transform: TransformChoice,
     device: str | None,
     tell: Tell,
 ) -> ExtractOptions:
@@ -205,6 +214,7 @@ def _options(
     options = {
         "weights": weights,
         "verify": weights is None,
+        "transform": transform,
         "batch_size": recorded.get("batch_size"),
         "streams": 1,
         "threads": min(int(recorded.get("threads", 1)), cores()),

@@ -19,9 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from ..errors import WorkError
 from .schema import object_name, write_text
 
 __all__ = [
+    "check_metadata",
     "checksum",
     "chunk_columns",
     "chunk_grid",
@@ -131,3 +133,22 @@ def read_metadata_checksums(file: h5py.File) -> Mapping[str, str] | None:
     """Return them as they were when the file was written, None if it has none."""
     stored = file.get(_METADATA)
     return None if stored is None else cast("dict[str, str]", json.loads(stored[()]))
+
+
+def check_metadata(file: h5py.File) -> dict[str, str]:
+    """Hold all that lies beside the activations against its checksums; return what these are.
+
+    Raises
+    ------
+    WorkError
+        If something is not what was written; the message names it.
+    """
+    found = metadata_checksums(file)
+    written = read_metadata_checksums(file) or {}
+    if wrong := [name for name in written if found.get(name) != written[name]]:
+        raise WorkError(
+            f"{file.filename} is not what was written ({', '.join(wrong[:3])}"
+            f"{', ...' * (len(wrong) > 3)}): it is damaged, or another program changed it; in the "
+            "second case delete /checksums and /metadata_checksums in it"
+        )
+    return found

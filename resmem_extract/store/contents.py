@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..errors import ResmemExtractError, WorkError, reason_of
 from ..types import ActivationSpec
 from .checked import compute_checksums
-from .checksums import metadata_checksums, read_metadata_checksums
+from .checksums import check_metadata
 from .handle import UNREADABLE
 from .layout import Layout, layout_of
 from .reader import Store, open_store
@@ -80,10 +80,7 @@ def read_contents(path: Path) -> Contents:
 
 def _read(store: Store) -> Contents:
     file = store.handle.file
-    found = metadata_checksums(file)
-    written = read_metadata_checksums(file)
-    if written is not None:
-        _check(store.path, written, found)
+    found = check_metadata(file)
     return Contents(
         path=store.path,
         specs=store.specs,
@@ -97,16 +94,6 @@ def _read(store: Store) -> Contents:
         provenance=store.provenance,
         digest=_digest(store, found),
     )
-
-
-def _check(path: Path, written: Mapping[str, str], found: Mapping[str, str]) -> None:
-    wrong = [name for name in written if found.get(name) != written[name]]
-    if wrong:
-        raise WorkError(
-            f"{path} is not what was written ({', '.join(wrong[:3])}{', ...' * (len(wrong) > 3)}): "
-            "it is damaged, or another program changed it; in the second case delete /checksums "
-            "and /metadata_checksums in it"
-        )
 
 
 def _digest(store: Store, metadata: Mapping[str, str]) -> str:

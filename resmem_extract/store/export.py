@@ -103,6 +103,7 @@ def export_store(
     with open_store(path) as store:
         if len(store) == 0:
             raise RequestError(f"{path} has no images")
+        store.check([])  # activations are checked as they are read
         chosen = _chosen(store, modules)
         if format == "txt" and (maps := [m for m in chosen if store[m].ndim > 2]):
             raise RequestError(

@@ -18,7 +18,8 @@ from ..errors import RequestError, UnknownModuleError, given_path, nearest
 from ..path_grammar import glob_pattern, same_module, split_suffix
 from ..types import ActivationSpec
 from .arrays import FeatureArray, import_xarray_view
-from .checked import checked_blocks
+from .checked import checked_blocks, reading
+from .checksums import check_metadata
 from .dataset import StoreDataset
 from .handle import Handle
 from .index import ImageIndex
@@ -175,15 +176,17 @@ class Store:
         return f"{self.path} has no module {text!r}; it has {shown or 'none'}"
 
     def check(self, modules: Iterable[str] | None = None) -> None:
-        """Read modules, by default all, and hold them against their checksums.
+        """Read modules, by default all, and hold them, ids and all else against their checksums.
 
         What is made of activations gets new checksums, or none: damage would never be found again.
 
         Raises
         ------
         WorkError
-            If one is damaged; the message names its rows.
+            If something is damaged; the message names it, and rows of activations.
         """
+        with reading(self.handle.file):
+            check_metadata(self.handle.file)
         for module in self.modules if modules is None else modules:
             for _ in checked_blocks(self.handle.stored(module), slice(0, len(self))):
                 pass

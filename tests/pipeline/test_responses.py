@@ -198,6 +198,12 @@ def test_an_rdm_is_not_taken_for_responses(tmp_path, rng):
     assert read_responses(case(tmp_path, IT=square, image_id=IDS)).n_targets == N
 
 
+def test_columns_of_texts_say_something_of_images(tmp_path):
+    (tmp_path / "r.csv").write_text("image_id,session,split,t\nx,one,train,1\ny,two,test,2\n")
+    found = read_responses(tmp_path / "r.csv")
+    assert (found.targets, set(found.labels)) == (("t",), {"session", "split"})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -205,7 +211,8 @@ def test_an_rdm_is_not_taken_for_responses(tmp_path, rng):
         ("id,a\nx,1\n", "no column 'image_id'; expected it"),
         ("image_id,a\nx,1\ny\n", "line 3: 1 cells; expected 2"),
         ("image_id,a,a\nx,1,2\n", "two columns are named 'a'"),
-        ("image_id,a\nx,cat\n", "column 'a' holds 'cat'; expected numbers"),
+        ("image_id,a\nx,cat\ny,1\n", "column 'a' holds 'cat'; expected numbers"),
+        ("image_id,a\nx,cat\ny,dog\n", "no column of responses beside image_id, a"),
         ("image_id,a\nx,\ny,2\n", "NaN or infinite in 1 target"),
         ("image_id\nx\n", "no column of responses"),
     ],

@@ -230,6 +230,22 @@ def test_damage_is_not_passed_on(store, tmp_path) -> None:
     rx.transform(store, "features.5.4", steps=["center"], out=tmp_path / "c.h5")
 
 
+def test_damaged_ids_are_not_passed_on(store, tmp_path) -> None:
+    with h5py.File(store, "r+") as file:
+        ids = file["images/id"]
+        ids[0] = ids[1]
+    for use in (
+        lambda: rx.transform(store, steps=["center"], out=tmp_path / "c.h5"),
+        lambda: rx.export_store(store, tmp_path / "exported"),
+        lambda: rx.compare_stores([store], out=tmp_path / "rsa"),
+        lambda: rx.classify(store, module="fc7"),
+        lambda: rx.targets(store),
+    ):
+        with pytest.raises(WorkError, match=r"is not what was written \(images/id\)"):
+            use()
+    assert [path.name for path in tmp_path.iterdir()] == [store.name]
+
+
 @pytest.mark.parametrize("steps", [["zscore"], ["l2"], ["pca=2"]])
 def test_values_that_are_no_numbers_are_named(store, tmp_path, steps) -> None:
     with h5py.File(store, "r+") as file:
