@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import warnings
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 
 # One thread for each test process and for what it starts: the tests themselves run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+TORCH = tuple(int(part) for part in metadata.version("torch").split(".")[:2])
 
 UNITS = (
     "images", "store", "transforms", "compare", "report", "capture", "models", "pipeline", "cli",
@@ -22,6 +26,30 @@ UNITS = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--long``: tests that take minutes too."""
     parser.addoption("--long", action="store_true", help="run tests marked long as well")
+
+
+# Beside thingsvision there is none, and these cannot even be imported.
+if importlib.util.find_spec("rsatoolbox") is None:
+    collect_ignore = [f"compare/test_{name}.py" for name in (
+        "build", "comparators", "inference", "interop",
+    )]  # fmt: skip
+    collect_ignore.append("pipeline/test_compare_models.py")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what is left out."""
+    ignored = ", ".join(globals().get("collect_ignore", ()))
+    return [f"without rsatoolbox, not collected: {ignored}"] if ignored else []
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a package, or a torch, that is not here."""
+    for marker in item.iter_markers("needs"):
+        for package in marker.args:
+            if importlib.util.find_spec(package) is None:
+                pytest.skip(f"needs {package}")
+    if item.get_closest_marker("freezing") and TORCH < (2, 1):
+        pytest.skip("this torch cannot freeze weights")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -86,6 +86,7 @@ def elsewhere(tmp_path, monkeypatch, supplement):
         yield tmp_path / "cache"
 
 
+@pytest.mark.needs("pooch")
 def test_downloaded_once_and_unpacked(elsewhere, supplement, monkeypatch):
     data = datasets.kriegeskorte92()
     assert data.ids == ("01.png", "02.png", "03.png", "04.png", "05.png")
@@ -105,6 +106,7 @@ def test_downloaded_once_and_unpacked(elsewhere, supplement, monkeypatch):
     assert datasets.kriegeskorte92().ids == data.ids
 
 
+@pytest.mark.needs("pooch")
 def test_another_file_under_the_url_is_refused(elsewhere, supplement):
     with (supplement["folder"] / datasets._SUBJECTS).open("ab") as stream:
         stream.write(b"x")
@@ -113,6 +115,7 @@ def test_another_file_under_the_url_is_refused(elsewhere, supplement):
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.needs("pooch")
 def test_without_internet_the_variable_is_named(elsewhere, monkeypatch):
     monkeypatch.setattr(datasets, "_URL", "http://127.0.0.1:9/")
     with pytest.raises(WorkError, match="set RESMEM_EXTRACT_DATA to a folder") as caught:

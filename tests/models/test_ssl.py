@@ -83,6 +83,7 @@ def test_weights_of_timm_are_where_timm_has_them() -> None:
 def test_code_from_elsewhere_has_to_be_allowed(tmp_path, monkeypatch) -> None:
     """A repository that torch.hub has in its cache is not downloaded: here, a small one."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)  # another test may have set it
     repository = tmp_path / "hub" / "facebookresearch_vicreg_main"
     repository.mkdir(parents=True)
     (repository / "hubconf.py").write_text(

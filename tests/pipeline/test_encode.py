@@ -171,6 +171,7 @@ def test_the_same_request_is_answered_at_once_and_another_is_refused(store, resp
     assert json.loads((tmp_path / "o" / "encode.json").read_text())["options"]["seed"] == 1
 
 
+@pytest.mark.needs("himalaya")
 def test_a_partition_that_is_there_is_read(store, responses, tmp_path):
     asked = {
         "modules": ["conv1", "fc"], "responses": responses, "partition": True, "iterations": 4,

@@ -240,6 +240,7 @@ def test_id_lists(tmp_path):
             read_id_list(path)
 
 
+@pytest.mark.needs("rsatoolbox")
 def test_hdf5_of_this_package_and_of_rsatoolbox(square, tmp_path):
     record = RDM.from_square(square, IDS, metric="correlation", name="human/IT")
     write_rdms(tmp_path / "rdms.h5", [record])
@@ -256,6 +257,7 @@ def test_our_npz_is_read_again(square, tmp_path):
     assert only(tmp_path / "r.npz").rdm.metric == "correlation"
 
 
+@pytest.mark.needs("rsatoolbox")
 def test_repeated_measurements_are_crossvalidated(rng, tmp_path):
     runs, ids = np.repeat([1, 2], 5), IDS * 2
     responses = rng.standard_normal((10, 8))

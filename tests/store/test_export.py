@@ -180,7 +180,9 @@ def test_zarr_as_xarray_reads_it(tmp_path, whole, arrays):
             np.testing.assert_array_equal(opened[name].values, expected[name].values)
 
 
-@pytest.mark.parametrize("format", ["npy", "mat", "pt", "zarr"])
+@pytest.mark.parametrize(
+    "format", ["npy", "mat", "pt", pytest.param("zarr", marks=pytest.mark.needs("zarr"))]
+)
 def test_existing_files(tmp_path, whole, format):
     out = tmp_path / "out"
     export_store(whole, out, format=format)
@@ -191,7 +193,9 @@ def test_existing_files(tmp_path, whole, format):
     assert found(out) == before
 
 
-@pytest.mark.parametrize("format", ["npy", "mat", "pt", "txt", "zarr"])
+@pytest.mark.parametrize(
+    "format", ["npy", "mat", "pt", "txt", pytest.param("zarr", marks=pytest.mark.needs("zarr"))]
+)
 def test_damage_is_not_exported(tmp_path, whole, format):
     with h5py.File(whole) as f:
         place = f["features/output"].id.get_chunk_info(2).byte_offset
@@ -256,7 +260,9 @@ print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is of /proc")
-@pytest.mark.parametrize("format", ["npy", "mat", "pt", "zarr"])
+@pytest.mark.parametrize(
+    "format", ["npy", "mat", "pt", pytest.param("zarr", marks=pytest.mark.needs("zarr"))]
+)
 def test_memory_does_not_grow_with_images(tmp_path, format):
     def kilobytes(n):
         folder = tmp_path / str(n)
