@@ -104,7 +104,9 @@ def test_options_in_documents_exist(document):
     )
     text = of_others.sub("", document.read_text())
     # Of get_weights.sh, pip, benchmarks.
-    elsewhere = {"--cache", "--force-reinstall", "--mode", "--no-deps", "--quick"}
+    elsewhere = {
+        "--cache", "--force-reinstall", "--mode", "--no-deps", "--patience", "--quick", "--section"
+    }  # fmt: skip
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= every | elsewhere
 
 
