@@ -157,7 +157,10 @@ class WorkFolder:
             remove_empty(made)
             kind = WorkError if error.errno in _OF_THE_DISK else RequestError
             raise kind(f"{self.out} cannot be written: {error.strerror or error}") from error
-        raise RequestError(f"{self.path} is removed by another process again and again")
+        raise RequestError(
+            f"{self.path} cannot be made, or another process removes it again and again; choose "
+            "another --out"
+        )
 
     def _lock(self, name: str, *, shared: bool = False) -> None:
         self._locks.append(Lock(self.path / name, shared=shared))
