@@ -15,8 +15,8 @@ TV_ROOM := 12
 
 BIN := $(VENV)/bin
 # Unpacked beside the environment: a small /tmp does not hold PyTorch.
-PIP = TMPDIR=$(call unpack,$(VENV)) $(BIN)/python -m pip --disable-pip-version-check install
-unpack = $$(mkdir -p $(1)/tmp && cd $(1)/tmp && pwd)
+pip_into = TMPDIR=$$(mkdir -p $(1)/tmp && cd $(1)/tmp && pwd) \
+	$(1)/bin/python -m pip --disable-pip-version-check install
 TV_FITS := 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info < (3, 12))'
 TV_BIN := $(TV_VENV)/bin
 # What any old torch and NumPy have to bear: the plugin, and the contracts of the core.
@@ -90,17 +90,16 @@ $(VENV)/.made:
 
 # The markers make a second run skip the installation until pyproject.toml changes.
 $(VENV)/.samples: pyproject.toml | $(VENV)/.made
-	$(PIP) --editable '.[samples]'
+	$(call pip_into,$(VENV)) --editable '.[samples]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
-	$(PIP) --editable '.[dev]'
+	$(call pip_into,$(VENV)) --editable '.[dev]'
 	@touch $@ $(VENV)/.samples
 
 # One command, so that pip finds versions of everything that go with thingsvision's. Without a cache, which
 # would hold the same gigabytes once more.
 $(TV_VENV)/.installed: pyproject.toml
 	$(TV_PYTHON) -m venv $(TV_VENV)
-	TMPDIR=$(call unpack,$(TV_VENV)) $(TV_BIN)/python -m pip --disable-pip-version-check install --quiet \
-		--no-compile --no-cache-dir --editable '.[test-core,thingsvision]'
+	$(call pip_into,$(TV_VENV)) --quiet --no-compile --no-cache-dir --editable '.[test-core,thingsvision]'
 	@touch $@

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import JsonOption, QuietOption, StoreArgument, TransformOption, WeightsOption
+from .options import JsonOption, QuietOption, StoreArgument, WeightsOption
 from .terminal import notes, print_json, progress_bar, results
 
 if TYPE_CHECKING:
@@ -54,7 +54,15 @@ def verify_command(
         ),
     ] = None,
     weights: WeightsOption = None,
-    transform: TransformOption = None,
+    transform: Annotated[
+        str | None,
+        typer.Option(
+            "--transform",
+            metavar="NAME",
+            help="How images were prepared, if the file cannot say; default: as it says.",
+            rich_help_panel=_AGAIN,
+        ),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

@@ -32,7 +32,7 @@ def as_text(value: Any) -> Any:
     return getattr(value, "__name__", None) or getattr(value, "name", None) or str(value)
 
 
-def as_path(value: Any) -> Any:
+def _as_path(value: Any) -> Any:
     """Return a text as a path, as it is: the file system may give names that are not UTF-8."""
     if value == "":
         raise ValueError(EMPTY_PATH)
@@ -55,7 +55,7 @@ def as_shard(value: Any) -> Any:
     return index, count
 
 
-def as_formats(value: Any) -> Any:
+def _as_formats(value: Any) -> Any:
     """Return formats of figures; ``none`` alone stands for none of them."""
     formats = listed(value)
     if isinstance(formats, list):
@@ -83,7 +83,7 @@ def as_ids(value: Any) -> Any:
     """Return what may be a path or ids with ids as a list: also tuples and arrays."""
     if isinstance(value, (list, tuple)):
         return list(value)
-    return value.tolist() if hasattr(value, "tolist") else as_path(value)
+    return value.tolist() if hasattr(value, "tolist") else _as_path(value)
 
 
 def as_count(value: Any) -> Any:
@@ -97,9 +97,9 @@ def as_count(value: Any) -> Any:
     return value
 
 
-GivenPath = Annotated[Path, BeforeValidator(as_path)]
+GivenPath = Annotated[Path, BeforeValidator(_as_path)]
 Count = Annotated[int, Field(strict=True, gt=0)]
 Amount = Annotated[int, Field(strict=True, ge=0)]
 Names = Annotated[list[str], Field(min_length=1), BeforeValidator(listed)]
 Distinct = Annotated[Names, AfterValidator(lambda names: list(dict.fromkeys(names)))]
-Formats = Annotated[list[str], BeforeValidator(as_formats)]
+Formats = Annotated[list[str], BeforeValidator(_as_formats)]

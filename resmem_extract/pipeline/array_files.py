@@ -24,6 +24,7 @@ __all__ = [
     "column_numbers",
     "hdf5_format",
     "holds_rdm",
+    "holds_texts",
     "ids_of",
     "read_arrays",
     "read_table",
@@ -179,15 +180,24 @@ def column_numbers(
     RequestError
         If a cell holds something else.
     """
-    values = np.empty(len(cells))
-    for k, cell in enumerate(cells):
-        try:
-            values[k] = np.nan if cell is None or cell == "" else float(cell)
-        except (TypeError, ValueError):
-            raise RequestError(
-                f"{path}: column {name!r} holds {cell!r}; expected numbers{hint}"
-            ) from None
-    return values
+    values = [_as_number(cell) for cell in cells]
+    if None in values:
+        wrong = cells[values.index(None)]
+        raise RequestError(f"{path}: column {name!r} holds {wrong!r}; expected numbers{hint}")
+    return np.array(values, dtype=np.float64)
+
+
+def holds_texts(cells: Sequence[Any]) -> bool:
+    """Tell whether no cell of a column is a number, or empty."""
+    return all(isinstance(cell, str) and _as_number(cell) is None for cell in cells)
+
+
+def _as_number(cell: Any) -> float | None:
+    """Return a cell as a number, NaN for an empty one; None if it holds something else."""
+    try:
+        return np.nan if cell is None or cell == "" else float(cell)
+    except (TypeError, ValueError):
+        return None
 
 
 # RDMs

@@ -74,8 +74,11 @@ def check_chosen(chosen: Iterable[tuple[Store, str]]) -> None:
     WorkError
         If one is damaged.
     """
+    paths: dict[Store, list[str]] = {}
     for store, path in dict.fromkeys(chosen):
-        store.check([path])
+        paths.setdefault(store, []).append(path)
+    for store, modules in paths.items():
+        store.check(modules)
 
 
 def _matches(stores: Sequence[Store], text: str) -> Iterator[tuple[int, str]]:

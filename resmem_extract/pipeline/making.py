@@ -262,8 +262,9 @@ class Making:
     def _write(self, batch: Batch, activations: Mapping[str, npt.NDArray[Any]]) -> None:
         self._writer.append(batch, activations)
         for module, array in activations.items():
-            if module in self._not_finite or np.isfinite(array.sum()):
-                continue
+            with np.errstate(over="ignore", invalid="ignore"):  # told below, by name
+                if module in self._not_finite or np.isfinite(array.sum()):
+                    continue
             finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
             if not finite.all():  # else it is the sum that is too large
                 self._not_finite.add(module)

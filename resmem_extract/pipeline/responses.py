@@ -24,6 +24,7 @@ from .array_files import (
     column_numbers,
     hdf5_format,
     holds_rdm,
+    holds_texts,
     ids_of,
     read_arrays,
     read_table,
@@ -264,7 +265,7 @@ def _of_columns(path: Path, columns: dict[str, list[Any]], labels: Sequence[str]
     texts: dict[str, npt.NDArray[np.str_]] = {}
     numbers: dict[str, npt.NDArray[np.float64]] = {}
     for name, cells in columns.items():
-        if name in labels or _are_texts(cells):
+        if name in labels or holds_texts(cells):  # it says something of images
             texts[name] = np.array([str(cell) for cell in cells])
         else:
             numbers[name] = column_numbers(path, name, cells, _NO_NUMBERS)
@@ -273,18 +274,6 @@ def _of_columns(path: Path, columns: dict[str, list[Any]], labels: Sequence[str]
     _refuse_rdm(path, ids, numbers)
     values = np.stack(list(numbers.values()), axis=1)
     return Responses(values, ids, tuple(numbers), labels=texts, name=path.name)
-
-
-def _are_texts(cells: Sequence[Any]) -> bool:
-    """Tell whether no cell of a column is a number: it says something of images."""
-    return all(isinstance(cell, str) and _number(cell) is None for cell in cells)
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell or "nan")
-    except ValueError:
-        return None
 
 
 def _refuse_rdm(

@@ -100,7 +100,7 @@ def _damaged(dataset: h5py.Dataset, rows: slice) -> WorkError:
 
 
 @contextmanager
-def reading(dataset: h5py.Dataset) -> Iterator[None]:
+def reading(part: h5py.Dataset | h5py.File) -> Iterator[None]:
     """Say which file failed, where two are at work.
 
     Raises
@@ -111,5 +111,5 @@ def reading(dataset: h5py.Dataset) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         raise WorkError(
-            f"{dataset.file.filename} cannot be read ({dataset.name}): {reason_of(error)}"
+            f"{part.file.filename} cannot be read ({part.name}): {reason_of(error)}"
         ) from error

@@ -2,7 +2,7 @@
 
 Where both files say at which byte each chunk lies, their bytes go through one small buffer, which
 stays in the processor's cache. Linux copies faster that way than with `copy_file_range`, by which
-it moves page after page (measured on ext4 with Linux 6.18: 0.45 against 0.67 s for 2.1 GB).
+it moves page after page (seen on ext4 with Linux 6.18).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ __all__ = ["reserve"]
 def reserve(descriptor: int, n_bytes: int) -> None:
     """Set aside the blocks of the first bytes of a file, where the file system can do so.
 
-    Writing to them is then a third faster, and a disk without room for them tells at once. Not by
+    Writing to them is then faster, and a disk without room for them tells at once. Not by
     `os.posix_fallocate`, which writes to every block where the file system cannot.
 
     Raises

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conformance import deviation, hook_everything
+from conformance import TORCH, deviation, hook_everything
 
 import resmem_extract as rx
 from resmem_extract.capture import prepare
@@ -18,7 +18,6 @@ from resmem_extract.models.tokens import token_layout
 from resmem_extract.types import Reduction, TokenLayout
 
 CPU = torch.device("cpu")
-TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 TIMM = "timm/vit_tiny_patch16_224@random"
 
 
