@@ -111,10 +111,10 @@ def progress_bar(
             task = bar.add_task(what)
 
             def update(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
                 if not bar.live.is_started:
                     waiting.stop()
                     shown.enter_context(bar)
-                bar.update(task, completed=done, total=total)
 
             yield update
 
