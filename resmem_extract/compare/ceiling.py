@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
-from .kendall import tau_a
+from .kendall import resampled_tau_a
 from .resampling import Counts, Moments, centred_ranks, moments, pair_weights, slices
 from .vectors import similarities
 
@@ -160,14 +160,15 @@ class _Sample:
     def __init__(self, method: str, weights: Floats, subjects: Floats, ranks: Floats) -> None:
         self._method, self._weights, self._ranks = method, weights, ranks
         if method == "tau-a":
-            self._entries = np.repeat(np.arange(len(weights)), weights.astype(np.intp))
-            self._repeated = subjects[:, self._entries]
+            self._there = np.flatnonzero(weights)
+            self._subjects = subjects[:, self._there]
 
     def with_mean(self, mean: Floats, chosen: npt.NDArray[np.intp]) -> Floats:
         """Return the similarity of some subjects with a sum of ranks, `[len(chosen)]`."""
         if self._method == "tau-a":
-            repeated = mean[self._entries]
-            return np.array([tau_a(repeated, self._repeated[s]) for s in chosen])
+            means, weights = mean[None, self._there], self._weights[None, self._there]
+            taus: Floats = resampled_tau_a(means, self._subjects[chosen], weights)[0, 0]
+            return taus
         again = _ranks_of_halves(mean, self._weights)
         weighted = self._weights * again
         products = self._ranks[chosen] @ weighted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,12 @@ import scipy.stats
 __all__ = ["resampled_tau_a", "tau_a"]
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
-_BLOCK = 80
-"""Entries compared with each other one by one; between blocks, counts of entries suffice."""
+_BLOCK = 96
+"""Entries compared with each other one by one; between blocks, sums of weights suffice."""
 _BLOCKS_WORTHWHILE = 30_000
-"""With more entries the table of counts outgrows the sorting of each sample."""
+"""With more entries the table of blocks outgrows the sorting of each sample."""
 
 
 def tau_a(a: Floats, b: Floats) -> float:
@@ -43,6 +45,56 @@ def _ties(vector: Floats) -> float:
     return float((counts * (counts - 1) / 2).sum())
 
 
+@dataclass(frozen=True)
+class _Ranked:
+    """Entries as whole numbers in their order."""
+
+    ranks: Ints
+    """`[P]`, from 0; of equal entries equal."""
+    tied: bool
+    order: npt.NDArray[np.intp]
+    """Ascending."""
+
+    @classmethod
+    def of(cls, vector: npt.NDArray[Any]) -> _Ranked:
+        order = np.argsort(vector)
+        ordered = vector[order]
+        ascends = ordered[1:] != ordered[:-1]
+        ranks = np.zeros(len(vector), np.int64)
+        ranks[order[1:]] = np.cumsum(ascends)
+        return cls(ranks, not ascends.all(), order)
+
+    def __len__(self) -> int:
+        return len(self.ranks)
+
+    def before(self, other: _Ranked) -> npt.NDArray[np.intp]:
+        """Return an ascending order in which equal entries follow the other's order."""
+        if not self.tied:
+            return self.order
+        # One key for both, and for the place where both are tied: faster than sorting thrice.
+        size = len(self)
+        keys = (self.ranks * size + other.ranks) * size + np.arange(size)
+        return np.argsort(keys)
+
+
+@dataclass(frozen=True)
+class _Repeats:
+    """How often each entry is in each of D samples."""
+
+    weights: npt.NDArray[np.float32]
+    """`[P, D]`, whole numbers."""
+    size: Floats
+    """Entries of each sample, `[D]`."""
+    squares: Floats
+    """Sum of squared weights, `[D]`."""
+
+    @classmethod
+    def of(cls, weights: Floats) -> _Repeats:
+        squares = np.einsum("dp,dp->d", weights, weights)
+        work = np.ascontiguousarray(weights.T, dtype=np.float32)
+        return cls(work, weights.sum(axis=1), squares)
+
+
 def resampled_tau_a(a: Floats, b: Floats, weights: Floats) -> Floats:
     """Return tau-a of vectors in which entries are repeated, for many samples at once.
 
@@ -57,33 +109,15 @@ def resampled_tau_a(a: Floats, b: Floats, weights: Floats) -> Floats:
     -------
     array, `[D, A, B]`
         NaN for samples of fewer than two entries.
-
-    Notes
-    -----
-    With s(e, f) = sign(a_e - a_f) sign(b_e - b_f), the sum over e < f of w_e w_f s(e, f) is needed.
-    Entries are put into blocks of neighbours, once by `a` and once by `b`. If two entries differ in
-    both blocks, s follows from the blocks, and cumulative sums over the table of weights by blocks
-    suffice; if they share one, s is looked up in a small matrix. Both are done for all samples at
-    once, and all sums are whole numbers.
     """
-    size = weights.sum(axis=1)
-    total = size * (size - 1) / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        scale = np.where(total > 0, 1 / total, np.nan)
     found = np.empty((len(weights), len(a), len(b)))
     if a.shape[1] > _BLOCKS_WORTHWHILE:
         _one_by_one(a, b, weights, found)
         return found
-    work = np.ascontiguousarray(weights.T, dtype=np.float32)  # [P, D]
-    in_blocks = [(_Blocks.of(vector), vector) for vector in (*a, *b)]
-    ordered_b = [work[blocks.order] for blocks, _ in in_blocks[len(a) :]]
-    for i, (of_a, vector_a) in enumerate(in_blocks[: len(a)]):
-        ordered_a = work[of_a.order]
-        for j, (of_b, vector_b) in enumerate(in_blocks[len(a) :]):
-            sums = _between_blocks(of_a, of_b, work)
-            sums += _within_blocks(of_a, ordered_a, vector_a, vector_b, None)
-            sums += _within_blocks(of_b, ordered_b[j], vector_a, vector_b, of_a)
-            found[:, i, j] = sums * scale
+    repeats = _Repeats.of(weights)
+    of_a, of_b = ([_Ranked.of(vector) for vector in stack] for stack in (a, b))
+    for (i, x), (j, y) in itertools.product(enumerate(of_a), enumerate(of_b)):
+        found[:, i, j] = _repeated_tau_a(x, y, repeats)
     return found
 
 
@@ -97,73 +131,108 @@ def _one_by_one(a: Floats, b: Floats, weights: Floats, found: Floats) -> None:
                 found[d, i, j] = tau_a(a[i, entries], b[j, entries])
 
 
-@dataclass(frozen=True)
-class _Blocks:
-    """Entries of a vector sorted, and cut where two neighbours differ."""
+def _repeated_tau_a(a: _Ranked, b: _Ranked, repeats: _Repeats) -> Floats:
+    """Return tau-a of two vectors in which entries are repeated, `[D]`.
 
-    order: npt.NDArray[np.intp]
-    starts: npt.NDArray[np.intp]
-    """Where each block begins in the order."""
-    number: npt.NDArray[np.intp]
-    """Block of each entry."""
+    Notes
+    -----
+    Pairs that are neither tied nor discordant are concordant, so that the discordant ones are to be
+    counted, each as often as the product of its weights: with equal entries of one vector in the
+    order of the other, those that stand the other way round in the two orders (Knight, 1966, A
+    computer method for calculating Kendall's tau with ungrouped data, JASA 61). Both orders are cut
+    into blocks. Of two entries that share no block, the blocks tell, and cumulative sums over the
+    table of weights by blocks suffice; those that share one are compared. Both are products of
+    matrices, for all samples at once, and all sums are whole numbers.
+    """
+    # Where comparisons serve a single sample, they are dearer than the table.
+    one = repeats.weights.shape[1] == 1
+    block = max(_BLOCK // 3, int(0.6 * np.sqrt(len(a)))) if one else _BLOCK
+    order_a, order_b = a.before(b), b.before(a)
+    place_a, place_b = _inverse(order_a), _inverse(order_b)
+    block_a, block_b = place_a // block, place_b // block
+    discordant = _within_blocks(order_b, place_a, repeats.weights, block)
+    discordant += _within_blocks(order_a, block_b, repeats.weights, block)
+    discordant += _between_blocks(block_a, block_b, repeats.weights)
+    untied = repeats.size**2 - _squares(a, repeats) - _squares(b, repeats)
+    untied += _squares(_both(a, b), repeats)
+    size = repeats.size
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((untied - 4 * discordant) / (size * (size - 1)))
 
-    @classmethod
-    def of(cls, vector: Floats) -> _Blocks:
-        """Cut a vector: blocks of about `_BLOCK` entries, larger ones of equal entries."""
-        order = np.argsort(vector, kind="stable")
-        ordered = vector[order]
-        edges = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-        starts = [0]
-        for edge, end in itertools.pairwise([*edges.tolist(), len(vector)]):
-            # A run of equal entries that is long by itself gets a block of its own.
-            if edge > starts[-1] and (edge - starts[-1] >= _BLOCK or end - edge >= _BLOCK):
-                starts.append(edge)
-        number = np.empty(len(vector), np.intp)
-        sizes = np.diff([*starts, len(vector)])
-        number[order] = np.repeat(np.arange(len(starts)), sizes)
-        return cls(order, np.array(starts, np.intp), number)
 
-    def __len__(self) -> int:
-        return len(self.starts)
+def _both(a: _Ranked, b: _Ranked) -> _Ranked:
+    """Return the pairs of entries, of which two are equal where both are."""
+    if not a.tied or not b.tied:
+        return a if not a.tied else b
+    return _Ranked.of(a.ranks * len(a) + b.ranks)
 
 
-def _between_blocks(a: _Blocks, b: _Blocks, weights: npt.NDArray[np.float32]) -> Floats:
-    """Sum over pairs that differ in both blocks, `[D]`; weights `[P, D]`."""
-    cells = a.number * len(b) + b.number
-    entries = np.arange(len(cells))
-    table = scipy.sparse.csr_matrix(
-        (np.ones(len(cells), np.float32), (cells, entries)), shape=(len(a) * len(b), len(cells))
-    )
-    counts = (table @ weights).reshape(len(a), len(b), -1)
-    larger = np.triu(np.ones((len(a), len(a)), np.float32), 1)
-    above = (larger @ counts.reshape(len(a), -1)).reshape(counts.shape)
-    concordance = _signs(np.arange(len(b))).T @ above
-    sums: Floats = np.multiply(counts, concordance, dtype=np.float64).sum(axis=(0, 1))
-    return sums
+def _squares(ranked: _Ranked, repeats: _Repeats) -> Floats:
+    """Return the sum over different values of their squared weight, `[D]`."""
+    if not ranked.tied:
+        return repeats.squares
+    by_value = _sums(ranked.ranks, int(ranked.ranks.max()) + 1, repeats.weights)
+    return np.asarray(np.square(by_value, dtype=np.float64).sum(axis=0))
+
+
+def _sums(
+    groups: npt.NDArray[np.integer], n: int, weights: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Return the weight of each group, `[n, D]`."""
+    if weights.shape[1] == 1:
+        return np.bincount(groups, weights[:, 0], n).astype(np.float32)[:, None]
+    entries = np.arange(len(groups))
+    ones = np.ones(len(groups), np.float32)
+    table = scipy.sparse.csr_matrix((ones, (groups, entries)), shape=(n, len(groups)))
+    return np.asarray(table @ weights)
+
+
+def _inverse(order: npt.NDArray[np.intp]) -> npt.NDArray[np.int32]:
+    places = np.empty(len(order), np.int32)
+    places[order] = np.arange(len(order), dtype=np.int32)
+    return places
 
 
 def _within_blocks(
-    blocks: _Blocks,
-    ordered: npt.NDArray[np.float32],
-    a: Floats,
-    b: Floats,
-    counted: _Blocks | None,
+    order: npt.NDArray[np.intp],
+    values: npt.NDArray[np.int32],
+    weights: npt.NDArray[np.float32],
+    block: int,
 ) -> Floats:
-    """Sum over pairs within one block, less those that share a block of `counted`, `[D]`."""
-    sums = np.zeros(ordered.shape[1])
-    for start, end in itertools.pairwise([*blocks.starts.tolist(), len(a)]):
-        entries = blocks.order[start:end]
-        signs = _signs(a[entries]) * _signs(b[entries])
-        if counted is not None:
-            number = counted.number[entries]
-            signs *= number[:, None] != number
-        if signs.any():
-            part = ordered[start:end]
-            sums += (signs @ part * part).sum(axis=0, dtype=np.float64)
-    return sums / 2
+    """Sum the products of weights over pairs within a block whose values descend, `[D]`."""
+    n = -(-len(order) // block)
+    size = n * block
+    filled = np.full(size, len(order), np.int32)  # what fills the last block descends nowhere
+    filled[: len(order)] = values[order]
+    ordered = filled.reshape(n, block)
+    descend = (ordered[:, :, None] > ordered[:, None]) & _before(block)
+    taken = np.zeros((size, weights.shape[1]), np.float32)
+    np.take(weights, order, axis=0, out=taken[: len(order)])
+    part: npt.NDArray[np.floating] = taken.reshape(n, block, -1)
+    # Whole numbers are exact up to 2^24 in float32, and a sum is at most half a weight squared.
+    if part.sum(axis=1).max(initial=0) ** 2 >= 2**25:
+        part = part.astype(np.float64)
+    sums = descend.astype(part.dtype) @ part
+    sums *= part
+    return np.asarray(sums.sum(axis=1).sum(axis=0, dtype=np.float64))
 
 
-def _signs(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Return +1 where the first index has the larger value, `[m, m]`."""
-    signs: npt.NDArray[np.float32] = np.sign(values[:, None] - values).astype(np.float32)
-    return signs
+@functools.lru_cache(maxsize=4)
+def _before(n: int) -> npt.NDArray[np.bool_]:
+    """Return whether the first index is before the second, `[n, n]`."""
+    return np.triu(np.ones((n, n), np.bool_), 1)
+
+
+def _between_blocks(
+    block_a: npt.NDArray[np.int32],
+    block_b: npt.NDArray[np.int32],
+    weights: npt.NDArray[np.float32],
+) -> Floats:
+    """Sum the products of weights over pairs whose blocks ascend in a and descend in b."""
+    n = int(block_a.max()) + 1
+    table = _sums(block_a * n + block_b, n * n, weights)
+    before = _before(n).astype(np.float32)
+    smaller = (before.T @ table.reshape(n, -1)).reshape(n, n, -1)
+    discordant = before @ smaller
+    products = np.multiply(table.reshape(n, n, -1), discordant, dtype=np.float64)
+    return np.asarray(products.sum(axis=(0, 1)))
