@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from ..errors import RequestError, WorkError, given_path, nearest, reason_of, refuse_device
-from ..partial_files import make_folders, partial_name, remove_stale, removed_on_failure
+from ..errors import RequestError, WorkError, given_path, nearest, refuse_device, unwritable
+from ..partial_files import make_folders, partial_name, remove, remove_stale, removed_on_failure
 from ..types import Progress
 from .checked import checked_blocks
 from .export_formats import (
@@ -201,6 +201,8 @@ def _whole(path: Path) -> Iterator[Path]:
 
     Raises
     ------
+    RequestError
+        If nothing can be written there.
     WorkError
         If the disk fails or is full.
     """
@@ -214,15 +216,8 @@ def _whole(path: Path) -> Iterator[Path]:
                     shutil.rmtree(path)
                 scratch.replace(path)
             finally:
-                _remove(scratch)
+                remove(scratch)
     except WorkError:
         raise
     except (OSError, RuntimeError) as error:
-        raise WorkError(f"{path} cannot be written: {reason_of(error)}") from error
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
