@@ -60,6 +60,8 @@ def look(
     ------
     RequestError
         If what is there is of another request, or what is asked for is wrong.
+    WorkError
+        If a store that is to be extended is damaged.
     """
     work = WorkFolder(wanted.out)
     if wanted.model.weights:
@@ -131,6 +133,7 @@ def _look_at_result(
     hint = "--extend to add new images, " if only_new else ""
     refuse_if_other(wanted.out, differences, hint)
     if asked.extend and new:
+        store.check()  # chunks are copied unread, and what lies beside them gets new checksums
         base = Base(store, left_out)
         return _job(wanted, capture, stimuli.take(new), base, record, asked)
     return ExtractSummary.complete(store, specs)
