@@ -160,6 +160,13 @@ def _check(asked: RsaOptions) -> None:
         comparator(name)
         if asked.pairs is not None:
             check_sampled(name)
+    if "metric" in asked.model_fields_set and all(
+        COMPARATORS[name].of == "features" for name in asked.compare
+    ):
+        raise RequestError(
+            f"--metric {asked.metric[0]}: {asked.compare[0]} compares features, not "
+            "dissimilarities; leave --metric out, or use --compare spearman"
+        )
     memory_in_bytes(asked.memory)
     if asked.bootstrap == 1:
         raise RequestError("--bootstrap 1: one sample has no interval; give 1000")

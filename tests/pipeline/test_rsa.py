@@ -223,6 +223,7 @@ def test_features_are_compared_with_features(store, tmp_path, rng):
         ({"metric": "corelation"}, "did you mean correlation"),
         ({"compare": "spearmen"}, "did you mean spearman"),
         ({"compare": ["spearman", "cka"]}, "cka compares features, and IT is an RDM; use"),
+        ({"compare": "cka", "metric": "cosine"}, "--metric cosine: cka compares features, not"),
         ({"bootstrap": -1}, "bootstrap -1: should be greater than or equal to 0"),
         ({"memory": "much"}, "expected an amount such as 2GB"),
         ({"boostrap": 10}, "unknown option 'boostrap'; did you mean bootstrap"),
