@@ -20,6 +20,7 @@ from .array_files import (
     ID_KEY,
     OF_TARGETS,
     PLACES_KEY,
+    RUN_KEY,
     check_real,
     column_numbers,
     hdf5_format,
@@ -33,8 +34,8 @@ from .array_files import (
 
 __all__ = ["Reference", "file_and_key", "read_references"]
 
-_RUN_KEY, _PRECISION_KEY = "run", "noise_precision"
-_NO_REFERENCES = (ID_KEY, SUBJECT_KEY, ABOUT_KEY, _RUN_KEY, _PRECISION_KEY)
+_PRECISION_KEY = "noise_precision"
+_NO_REFERENCES = (ID_KEY, SUBJECT_KEY, ABOUT_KEY, RUN_KEY, _PRECISION_KEY)
 """Keys that tell something of the others."""
 
 
@@ -298,9 +299,9 @@ def _of_repeats(
                 f"{path}: the image id {twice!r} is there twice, and {key} is an RDM, of which "
                 f"each row is another image; correct {ID_KEY!r}"
             )
-    if _RUN_KEY not in arrays:
-        raise RequestError(_no_runs(path, twice, f"a key {_RUN_KEY!r}"))
-    runs = [str(value) for value in np.ravel(arrays[_RUN_KEY])]
+    if RUN_KEY not in arrays:
+        raise RequestError(_no_runs(path, twice, f"a key {RUN_KEY!r}"))
+    runs = [str(value) for value in np.ravel(arrays[RUN_KEY])]
     precision = arrays.get(_PRECISION_KEY)
     return [
         Reference(key, crossnobis(array, ids, runs, noise_precision=precision, name=key))
@@ -324,15 +325,15 @@ def _csv(path: Path, _ids: tuple[str, ...] | None, _key: str | None) -> list[Ref
     name = path.stem
     ids = tuple(line[0].strip() for line in lines)
     cells = {column: [line[k] for line in lines] for k, column in enumerate(names, start=1)}
-    runs = cells.pop(_RUN_KEY, None)
+    runs = cells.pop(RUN_KEY, None)
     columns = {column: column_numbers(path, column, own) for column, own in cells.items()}
     if not columns:
-        raise RequestError(f"{path}: no numbers beside {_RUN_KEY!r}; expected a column a channel")
+        raise RequestError(f"{path}: no numbers beside {RUN_KEY!r}; expected a column a channel")
     numbers = np.stack(list(columns.values()), axis=1)
     if runs is not None:
         return [Reference(name, crossnobis(numbers, ids, runs, name=name))]
     if (twice := repeated(ids)) is not None:
-        raise RequestError(_no_runs(path, twice, f"a column {_RUN_KEY!r}"))
+        raise RequestError(_no_runs(path, twice, f"a column {RUN_KEY!r}"))
     if {column.strip() for column in columns} == set(ids):
         of_image = {column.strip(): own for column, own in columns.items()}
         square = np.stack([of_image[image_id] for image_id in ids], axis=1)
