@@ -204,11 +204,19 @@ def _identity(base: Base | None) -> dict[str, Any] | None:
 def _specs(model: Model, capture: Capture, asked: ExtractOptions) -> list[ActivationSpec]:
     from ..capture import has_tokens, reduced_shape
 
-    if asked.tokens != "all" and not any(has_tokens(one.shape) for one in capture.captured):
-        raise RequestError(
-            f"--tokens {asked.tokens}: {capture.captured[0].path} of {model.name} has no tokens, "
-            "nor has any other module that is asked for; leave it out, or ask for --pool avg"
-        )
+    if asked.tokens != "all":
+        shapes = [one.shape for one in capture.captured]
+        path = capture.captured[0].path
+        if not any(map(has_tokens, shapes)):
+            raise RequestError(
+                f"--tokens {asked.tokens}: {path} of {model.name} has no tokens, nor has any other "
+                "module that is asked for; leave it out, or ask for --pool avg"
+            )
+        if asked.pool != "none" and max(map(len, shapes)) < 3:  # it is of maps beside tokens
+            raise RequestError(
+                f"--pool {asked.pool}: after --tokens {asked.tokens} {path} is a vector, as is any "
+                "other module that is asked for; leave one of the two out"
+            )
     specs = []
     reduction = model.adapt(asked.reduction)
     for captured in capture.captured:
