@@ -21,6 +21,7 @@ from .array_files import (
     OF_TARGETS,
     PLACES_KEY,
     RUN_KEY,
+    TARGET_KEY,
     check_real,
     column_numbers,
     hdf5_format,
@@ -219,8 +220,7 @@ def _of_arrays(
         check_real(path, key, array, hint)
     if (twice := repeated(ids)) is not None:
         return _of_repeats(path, own, ids, twice, arrays)
-    subjects = arrays.get(SUBJECT_KEY)
-    return [_one_array(path, key, array, ids, subjects) for key, array in own.items()]
+    return [_one_array(path, key, array, ids, arrays) for key, array in own.items()]
 
 
 def _tells_of_others(key: str, array: npt.NDArray[Any], n: int) -> bool:
@@ -231,8 +231,13 @@ def _tells_of_others(key: str, array: npt.NDArray[Any], n: int) -> bool:
 
 
 def _one_array(
-    path: Path, name: str, array: npt.NDArray[Any], ids: tuple[str, ...], named: Any
+    path: Path,
+    name: str,
+    array: npt.NDArray[Any],
+    ids: tuple[str, ...],
+    beside: Mapping[str, npt.NDArray[Any]],
 ) -> Reference:
+    """Return an array of a file as a reference, `beside` being all that the file holds."""
     n = len(ids)
     pairs = n * (n - 1) // 2
     if array.shape == (n,):  # one rating an image
@@ -246,11 +251,13 @@ def _one_array(
             f"[subjects, ...]; {path.name}:KEY takes one key alone"
         )
     several = array.ndim == (2 if condensed else 3)
-    subjects = _subjects(path, name, len(array), named) if several else ()
+    subjects = _subjects(path, name, len(array), beside.get(SUBJECT_KEY)) if several else ()
     if condensed:
         return Reference(name, RDM(array, ids, "", name, subjects))
-    if array.shape[-1] == n:
-        return Reference(name, _of_square(path, name, array, ids, subjects))
+    has_channels = any(key in beside for key in OF_TARGETS)  # of which RDMs have none
+    if array.shape[-1] == n and (holds_rdm(array) or not has_channels):
+        hint = f"; if its {n} columns are channels, name them in the file, under {TARGET_KEY!r}"
+        return Reference(name, _of_square(path, name, array, ids, subjects, hint))
     patterns = array.astype(np.float64) if array.dtype.kind == "b" else array
     return Reference(name, patterns=patterns, ids=ids, subjects=subjects)
 
@@ -278,11 +285,12 @@ def _of_square(
     square: npt.NDArray[Any],
     ids: tuple[str, ...],
     subjects: tuple[str, ...] = (),
+    hint: str = "",
 ) -> RDM:
     try:
         return RDM.from_square(with_both_triangles(square), ids, name=name, subjects=subjects)
     except RequestError as error:
-        raise RequestError(f"{path}: {error}") from error
+        raise RequestError(f"{path}: {error}{hint}") from error
 
 
 def _of_repeats(
