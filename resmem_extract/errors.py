@@ -8,7 +8,9 @@ exit code) from a defect (a traceback).
 from __future__ import annotations
 
 import difflib
+import errno
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +36,10 @@ __all__ = [
     "reason_of",
     "refuse_device",
     "shown",
+    "unwritable",
 ]
+
+_OF_THE_DISK = (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)
 
 
 class ResmemExtractError(Exception):
@@ -151,8 +156,37 @@ def nearest(text: str, known: Sequence[str], n: int = 3) -> list[str]:
 
 def reason_of(error: BaseException) -> str:
     """Return the operating system's own words; h5py wraps them in a line of call names."""
-    number = getattr(error, "errno", None)
+    number = _number_of(error)
     return os.strerror(number) if number else str(error).partition("\n")[0]
+
+
+def _number_of(error: BaseException) -> int:
+    """Return the operating system's number of an error, 0 if it is none of its own.
+
+    Where HDF5 fails as it closes a file, the number stands in the text alone.
+    """
+    found = re.search(r"\berrno = (\d+)", str(error))
+    return getattr(error, "errno", None) or (int(found[1]) if found else 0)
+
+
+def unwritable(path: Path, error: BaseException) -> ResmemExtractError:
+    """Return what to raise of a place that cannot be written.
+
+    Parameters
+    ----------
+    path : Path
+        The user's, not a temporary name.
+    error : BaseException
+        Of the operating system or HDF5.
+
+    Returns
+    -------
+    RequestError or WorkError
+        The latter where the disk fails or is full, in which the request has no part.
+    """
+    number = _number_of(error)
+    kind = WorkError if number in (0, *_OF_THE_DISK) else RequestError
+    return kind(f"{path} cannot be written: {reason_of(error)}")
 
 
 def shown(text: object) -> str:

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from pathlib import Path
 __all__ = [
     "make_folders",
     "partial_name",
+    "remove",
     "remove_empty",
     "remove_stale",
     "removed_on_failure",
@@ -33,7 +35,7 @@ def partial_name(path: Path) -> Path:
 def remove_stale(path: Path) -> None:
     """Remove what killed processes left behind of `path`.
 
-    Only files that a process of this machine made which is no longer there: on a file system that
+    Only those of processes of this machine that are no longer there: on a file system that
     several machines share, another one's process may be at work.
     """
     stale = re.compile(
@@ -42,7 +44,15 @@ def remove_stale(path: Path) -> None:
     with suppress(OSError):
         for entry in list(path.parent.iterdir()):
             if (found := stale.fullmatch(entry.name)) and not _is_running(int(found[1])):
-                entry.unlink(missing_ok=True)
+                remove(entry)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _machine() -> str:

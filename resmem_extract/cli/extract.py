@@ -185,7 +185,8 @@ def run_extract(run: ExtractRun, *, as_json: bool, quiet: bool) -> None:
 
 def _check_classes(run: ExtractRun, table: Path) -> None:
     """Refuse what class probabilities cannot be had of, before anything is computed."""
-    from ..pipeline.classify import FORMATS
+    from ..models import load_model
+    from ..pipeline.classify import FORMATS, check_classes
     from ..pipeline.table_file import table_path
 
     table_path(table, FORMATS)
@@ -197,6 +198,8 @@ def _check_classes(run: ExtractRun, table: Path) -> None:
         )
     if table.exists() and not run.out.exists() and not run.overwrite:
         raise RequestError(f"{table} exists; use --overwrite to replace it, or another name")
+    about = {"transform": run.transform, "trust": run.trust}
+    check_classes(load_model(run.model[0], structure_only=True, **about), run.reduction)
 
 
 def _extract_on_cluster(run: ExtractRun, shared: dict[str, Any]) -> list[ExtractSummary]:

@@ -88,13 +88,15 @@ def as_ids(value: Any) -> Any:
 
 def as_count(value: Any) -> Any:
     """Return a whole number that is written as ``1e6``."""
-    if isinstance(value, (str, float)):
-        try:
-            number = float(value)
-        except ValueError:
-            return value
-        return int(number) if number.is_integer() else value
-    return value
+    if not isinstance(value, (str, float)):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not number.is_integer():
+        raise ValueError("should be a whole number, such as 100000 or 1e6")
+    return int(number)
 
 
 GivenPath = Annotated[Path, BeforeValidator(_as_path)]

@@ -56,5 +56,5 @@ class RsaRun(RsaOptions):
     """A column of the store by which images are put together in figures."""
 
     def options(self) -> dict[str, Any]:
-        """Return the fields of `RsaOptions`."""
-        return self.model_dump(include=set(RsaOptions.model_fields))
+        """Return the fields of `RsaOptions` that were given."""
+        return self.model_dump(include=set(RsaOptions.model_fields), exclude_unset=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError
+from ..errors import RequestError, nearest
 from ..gram import CONSTANT, Rows, grams, memory_in_bytes, not_finite, scaled_grams
 from .arrays import Place
 from .basis import Basis, from_features, from_products
@@ -45,6 +45,14 @@ class FeatureOptions:
     """``primal`` decomposes features, ``kernel`` inner products; ``auto``: whichever is smaller."""
     memory: int | str = "2GB"
     """For the inner products, while activations are read."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("scale", get_args(Scale)), ("form", get_args(Form))):
+            given = getattr(self, name)
+            if given not in known:
+                close = nearest(str(given), known)
+                hint = f"did you mean {close[0]}?" if close else f"expected {' or '.join(known)}"
+                raise RequestError(f"{name} {given!r} is not known; {hint}")
 
 
 class Picked:

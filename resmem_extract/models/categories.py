@@ -39,7 +39,7 @@ def category_names(source: str, n: int) -> tuple[str, ...]:
             return names
     raise RequestError(
         f"no names are known for {n} outputs of a network of {source or 'unknown source'}; "
-        "name them in a file, one a line, with --classes"
+        "name them in a file, one a line: resmem-extract classify STORE --classes FILE"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 import struct
 import warnings
 import zipfile
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..errors import MissingExtraError, WeightsError
+from ..errors import MissingExtraError, WeightsError, reason_of
 from .entries import Wanted
 
 __all__ = [
@@ -182,7 +183,10 @@ def _read_safetensors(path: Path) -> State:
     try:
         return OrderedDict(load_file(path))
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} cannot be read as safetensors ({first_line(error)})") from error
+        raise WeightsError(
+            f"{path} cannot be read as safetensors ({first_line(error)}); expected a whole file of "
+            "that format"
+        ) from error
 
 
 def _unpickle(path: Path, trust: bool) -> Any:
@@ -194,14 +198,41 @@ def _unpickle(path: Path, trust: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=not trust, **mapped)
     except (RuntimeError, UnpicklingError, EOFError, ValueError, OSError, ImportError,
             AttributeError, KeyError, IndexError, TypeError, struct.error) as error:  # fmt: skip
+        reason, advice = _what_it_seems(path, error), ""
         # torch's own words may advise to unpickle anything, which runs code.
         unsafe = isinstance(error, UnpicklingError) or "weights_only" in str(error)
-        reason = "it is no file of tensors alone" if unsafe else first_line(error)
-        advise = unsafe and not trust
+        if reason is None and unsafe and not trust:
+            reason = "it is no file of tensors alone"
+            advice = ", or --trust if you made it yourself"
         raise WeightsError(
-            f"{path} cannot be read as a checkpoint ({reason}); expected a state dict "
-            "saved by torch.save" + (", or --trust if you made it yourself" if advise else "")
+            f"{path} cannot be read as a checkpoint ({reason or first_line(error)}); expected a "
+            f"state dict saved by torch.save{advice}"
         ) from error
+
+
+def _what_it_seems(path: Path, error: Exception) -> str | None:
+    """Say in a few words why a file is no checkpoint, None if torch's error has to tell.
+
+    That of a file which is cut off, or is something else, may be a number or a name alone.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(16)
+        if not head:
+            return "it is empty"
+        cut_off = "it is cut off, as an interrupted download or copy leaves a file"
+        if head.startswith(b"PK"):
+            with zipfile.ZipFile(path) as archive:
+                is_torchs = any(name.endswith("/data.pkl") for name in archive.namelist())
+            return None if is_torchs else "it is a zip file of other things"
+    except zipfile.BadZipFile:
+        return cut_off
+    except OSError as why:
+        return reason_of(why)
+    if not head.startswith(b"\x80"):  # of a pickle
+        return f"it begins with {head!r}"
+    ends = isinstance(error, (EOFError, IndexError)) or re.search("EOF|truncated", str(error))
+    return cut_off if ends else None
 
 
 def _nested(content: Mapping[Any, Any]) -> State | None:

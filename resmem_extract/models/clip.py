@@ -6,8 +6,10 @@ network runs all the same and gives other features, so a mismatch is refused.
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pickle import UnpicklingError
 from typing import Any
 
@@ -63,9 +65,10 @@ class _Source:
         }
 
         def build() -> nn.Module:
-            network: nn.Module = open_clip.create_model(
-                name, pretrained_text=False, force_preprocess_cfg=preprocessing
-            )
+            with _without_advice():
+                network: nn.Module = open_clip.create_model(
+                    name, pretrained_text=False, force_preprocess_cfg=preprocessing
+                )
             return network
 
         network = (on_meta(build) if wanted.init == "none" else None) or build()
@@ -85,6 +88,24 @@ SOURCE: Source = _Source()
 
 _UNFIT = (RuntimeError, LookupError, ValueError, AttributeError, UnpicklingError)
 _PREPARE = ("mean", "std", "interpolation", "resize_mode")
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep open_clip from warning that a network is random, whose weights may follow.
+
+    It warns by the root logger, whatever is asked to be quiet.
+    """
+    root = logging.getLogger()
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "initialized randomly" not in record.getMessage()
+
+    root.addFilter(is_other)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_other)
 
 
 def _config(name: str) -> dict[str, Any]:

@@ -11,14 +11,16 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..compare.files import ID_KEY, npz_arrays
+from ..compare.files import ID_KEY, SUBJECT_KEY, npz_arrays
 from ..errors import RequestError, reason_of
 
 __all__ = [
     "ID_KEY",
+    "OF_MEASUREMENTS",
     "OF_TARGETS",
     "PLACES_KEY",
     "ROI_KEY",
+    "RUN_KEY",
     "TARGET_KEY",
     "check_real",
     "column_numbers",
@@ -37,6 +39,9 @@ Array = npt.NDArray[Any]
 TARGET_KEY, ROI_KEY, PLACES_KEY = "target", "roi", "coordinates"
 OF_TARGETS = (TARGET_KEY, ROI_KEY, PLACES_KEY, "ncsnr", "ceiling")
 """Keys with one value a target, which tell something of the responses."""
+RUN_KEY = "run"
+OF_MEASUREMENTS = (RUN_KEY, "session", "split", SUBJECT_KEY)
+"""Keys and columns that tell something of measurements also where they hold numbers."""
 
 
 # Ids

@@ -114,7 +114,9 @@ def bench(
         dir=_existing(folder), prefix=".resmem-extract-bench-"
     ) as made:
         job = BenchJob(model, capture, plan, asked, stimuli, Path(made) / "bench.h5")
-        check_free_space(job.out, required_bytes(job.specs, n_images))
+        check_free_space(
+            job.out, required_bytes(job.specs, n_images), "ask for fewer modules or images"
+        )
         measured = job.measure(rounds, tell)
         tell("measuring what would help")
         stages = job.stages(measured)

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,13 @@ from ..errors import RequestError, counted, given_path
 from ..gram import not_finite
 from ..models.categories import category_names
 from ..store import FeatureArray, Store, open_store
+from ..types import Reduction
 from .table_file import table_path, write_table
 
-__all__ = ["FORMATS", "ClassProbabilities", "classify"]
+if TYPE_CHECKING:
+    from ..models.base import Model
+
+__all__ = ["FORMATS", "ClassProbabilities", "check_classes", "classify"]
 
 FORMATS = (".csv", ".json")
 
@@ -68,6 +72,28 @@ class ClassProbabilities:
     def to_json(self) -> str:
         """Return the same as a list of records."""
         return json.dumps(self.rows(), indent=2, ensure_ascii=False) + "\n"
+
+
+def check_classes(model: Model, reduction: Reduction) -> None:
+    """Raise if class probabilities cannot be had of a network's outputs, before they are computed.
+
+    Parameters
+    ----------
+    model : Model
+        Its structure is enough.
+    reduction : Reduction
+        What is to be done to the outputs before they are stored.
+
+    Raises
+    ------
+    RequestError
+        If they are no classifier's, or there are no names for so many classes.
+    """
+    from ..capture import reduced_shape
+
+    (output,) = model.list_modules("output")
+    shape, _ = reduced_shape(output.shape or (), model.adapt(reduction))
+    category_names(model.source, _n_classes(output.path, shape))
 
 
 def classify(
@@ -124,13 +150,7 @@ def _classify(
     top: int,
     classes: str | os.PathLike[str] | Sequence[str] | None,
 ) -> ClassProbabilities:
-    if outputs.ndim != 2 or outputs.shape[1] < 2:
-        each = " x ".join(map(str, outputs.shape[1:]))
-        raise RequestError(
-            f"{outputs.module} has {each} values an image, and class probabilities need a "
-            "classifier's output, one number a class"
-        )
-    n_classes = outputs.shape[1]
+    n_classes = _n_classes(outputs.module, outputs.shape[1:])
     names = _names(classes, store, n_classes)
     top = min(top, n_classes)
     indices = np.empty((len(store), top), np.intp)
@@ -142,6 +162,16 @@ def _classify(
         indices[rows] = np.argsort(-values, axis=1, kind="stable")[:, :top]
         probabilities[rows] = np.take_along_axis(_softmax(values), indices[rows], axis=1)
     return ClassProbabilities(tuple(store.image_ids.tolist()), indices, probabilities, names)
+
+
+def _n_classes(module: str, shape: Sequence[int]) -> int:
+    """Return how many classes a module of that shape an image tells apart."""
+    if len(shape) != 1 or shape[0] < 2:
+        raise RequestError(
+            f"{module} has {' x '.join(map(str, shape))} values an image, and class probabilities "
+            "need a classifier's output, one number a class"
+        )
+    return shape[0]
 
 
 def _softmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -36,7 +36,7 @@ def compare_models(
     modules: str | Sequence[str],
     images: Images = None,
     *,
-    metric: str = "correlation",
+    metric: str | None = None,
     compare: str = DEFAULT_COMPARATOR,
     folder: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -54,8 +54,8 @@ def compare_models(
         of every network.
     images : path, list of paths or StimulusSet, optional
         As for `extract`.
-    metric : str
-        Of dissimilarity; without effect for comparators of features.
+    metric : str, optional
+        Of dissimilarity, by default correlation; comparators of features take none.
     compare : str
         Comparator, such as `spearman` or `cka`.
     folder : path, optional
@@ -101,7 +101,8 @@ def compare_models(
             own = _own(model, names, texts)
             wanted += [f"{model.name}:{text}" for text in own]
             paths += _stores(model, own, stimuli, place, asked, progress, tell)
-        result = compare_stores(paths, wanted, metric=metric, compare=compare, tell=tell, **of_rsa)
+        of_rsa |= {} if metric is None else {"metric": metric}
+        result = compare_stores(paths, wanted, compare=compare, tell=tell, **of_rsa)
     labels = [entity.name for entity in result.models]
     frame = pandas.DataFrame(np.eye(len(labels)), index=labels, columns=labels)
     for row in result.table.rows:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..config import EncodeOptions, validated
 from ..encoding import Responses, Validated, checked_penalties, partition_variance
 from ..errors import RequestError, WorkError, given_path
 from ..gram import memory_in_bytes
-from ..partial_files import make_folders, removed_on_failure, write_text
+from ..partial_files import write_text
 from ..store import EncodingWriter, Store, read_encoding
 from ..types import Progress
 from .chosen import check_chosen, opened_stores
@@ -38,12 +38,14 @@ from .encode_tables import (
 from .encode_weights import write_weights
 from .provenance import now, typed_command
 from .responses import read_responses, responses_of_column
-from .result_folder import describe_stores, is_complete, result_folder
+from .result_folder import NewResult, describe_stores, is_complete, new_result, result_folder
 
 __all__ = ["encode"]
 
 Tell = Callable[[str], None]
 _SCORES, _MODEL, _RECORD = "scores.csv", "model.h5", "encode.json"
+_BANDS, _PARTITION, _BEST = "bands.csv", "partition.csv", "best.csv"
+_NAMES = (_MODEL, _BANDS, _PARTITION, _BEST, _SCORES, _RECORD)
 
 
 def encode(
@@ -120,10 +122,10 @@ def encode(
         if there is not None and is_complete(there, record, (_SCORES, _MODEL)):
             return _read(study, entries, asked, there)
         check_chosen(part for entry in entries for part in entry.parts)
+        new = stack.enter_context(new_result(folder, _NAMES))
         if line := least_p(asked.permutations):
             note(line)
-        with removed_on_failure(_make(folder)):
-            return _run(study, entries, asked, folder, record, note, notes, progress)
+        return _run(study, entries, asked, new, record, note, notes, progress)
 
 
 def _check(
@@ -173,13 +175,13 @@ def _run(
     study: Study,
     entries: Sequence[Entry],
     asked: EncodeOptions,
-    folder: Path | None,
+    new: NewResult | None,
     record: dict[str, Any],
     note: Tell,
     notes: list[str],
     progress: Progress | None,
 ) -> EncodeResult:
-    gathered = _Gathered(keep_all=folder is None or asked.partition)
+    gathered = _Gathered(keep_all=new is None or asked.partition)
     done, total = 0, len(entries) * len(study.folds)
 
     def step() -> None:
@@ -188,11 +190,14 @@ def _run(
         if progress:
             progress(done, total)
 
-    with _writer(folder, study, asked.seed) as writer:
+    with ExitStack() as stack:
+        if new is not None:
+            stack.enter_context(new.file(_MODEL))
+            writer = stack.enter_context(_writer(new.hidden / _MODEL, study, asked.seed))
         for entry in entries:
             found, bands = validate_entry(study, entry, asked, note, step)
             gathered.add(entry, found, bands)
-            if writer is not None:
+            if new is not None:
                 _add(writer, entry, found, bands)
                 if asked.weights:
                     (store, path), *_ = entry.parts
@@ -205,9 +210,12 @@ def _run(
                     f"{scored.name}: r is undefined in some fold for {undefined} targets, where "
                     "measured or predicted values do not vary; means are over the other folds"
                 )
-        result = _result(study, entries, gathered, asked, notes, folder)
-        if folder is not None and writer is not None:
-            _write(result, folder, {**record, "notes": notes, "finished": now()}, writer)
+        about = {**record, "notes": notes, "finished": now()}
+        if new is not None:
+            writer.finish({**about, "command": typed_command()})
+    result = _result(study, entries, gathered, asked, notes, new.folder if new else None)
+    if new is not None:
+        _write_texts(result, new, about)
     return result
 
 
@@ -310,19 +318,7 @@ def _record(
     }
 
 
-def _make(folder: Path | None) -> list[Path]:
-    """Make the folder of the result; return what was not there before."""
-    if folder is None:
-        return []
-    try:
-        return make_folders(folder / _SCORES)
-    except OSError as error:
-        raise WorkError(f"{folder} cannot be made: {error.strerror or error}") from error
-
-
-def _writer(folder: Path | None, study: Study, seed: int) -> Any:
-    if folder is None:
-        return nullcontext(None)
+def _writer(path: Path, study: Study, seed: int) -> EncodingWriter:
     responses = study.responses
     strings = {
         "image_id": responses.ids,
@@ -331,10 +327,7 @@ def _writer(folder: Path | None, study: Study, seed: int) -> Any:
         "roi": responses.rois or [""] * responses.n_targets,
     }
     arrays = {"fold": study.folds.numbers, "measured": responses.values}
-    try:
-        return EncodingWriter(folder / _MODEL, seed, strings, arrays)
-    except OSError as error:
-        raise WorkError(f"{folder / _MODEL} cannot be written: {error}") from error
+    return EncodingWriter(path, seed, strings, arrays)
 
 
 def _add(writer: EncodingWriter, entry: Entry, found: Validated, bands: Bands) -> None:
@@ -351,19 +344,14 @@ def _add(writer: EncodingWriter, entry: Entry, found: Validated, bands: Bands) -
     writer.add(entry.name, arrays)
 
 
-def _write(
-    result: EncodeResult, folder: Path, record: dict[str, Any], writer: EncodingWriter
-) -> None:
-    """Write everything under temporary names and move it, the scores last."""
-    try:
-        writer.finish({**record, "command": typed_command()})
-        if any(scored.bands for scored in result.scores):
-            write_text(folder / "bands.csv", bands_csv(result))
-        if result.partition is not None:
-            write_text(folder / "partition.csv", partition_csv(result))
-        if len(result.scores) > 1:
-            write_text(folder / "best.csv", best_csv(result))
-        write_text(folder / _RECORD, json.dumps(record, indent=2) + "\n")
-        write_text(folder / _SCORES, scores_csv(result))
-    except OSError as error:
-        raise WorkError(f"{folder} cannot be written: {error.strerror or error}") from error
+def _write_texts(result: EncodeResult, new: NewResult, record: dict[str, Any]) -> None:
+    texts = {_SCORES: scores_csv(result), _RECORD: json.dumps(record, indent=2) + "\n"}
+    if any(scored.bands for scored in result.scores):
+        texts[_BANDS] = bands_csv(result)
+    if result.partition is not None:
+        texts[_PARTITION] = partition_csv(result)
+    if len(result.scores) > 1:
+        texts[_BEST] = best_csv(result)
+    for name, text in texts.items():
+        with new.file(name) as path:
+            write_text(path, text)

@@ -60,6 +60,8 @@ def look(
     ------
     RequestError
         If what is there is of another request, or what is asked for is wrong.
+    WorkError
+        If a store that is to be extended is damaged.
     """
     work = WorkFolder(wanted.out)
     if wanted.model.weights:
@@ -131,6 +133,7 @@ def _look_at_result(
     hint = "--extend to add new images, " if only_new else ""
     refuse_if_other(wanted.out, differences, hint)
     if asked.extend and new:
+        store.check()  # chunks are copied unread, and what lies beside them gets new checksums
         base = Base(store, left_out)
         return _job(wanted, capture, stimuli.take(new), base, record, asked)
     return ExtractSummary.complete(store, specs)
@@ -201,11 +204,19 @@ def _identity(base: Base | None) -> dict[str, Any] | None:
 def _specs(model: Model, capture: Capture, asked: ExtractOptions) -> list[ActivationSpec]:
     from ..capture import has_tokens, reduced_shape
 
-    if asked.tokens != "all" and not any(has_tokens(one.shape) for one in capture.captured):
-        raise RequestError(
-            f"--tokens {asked.tokens}: {capture.captured[0].path} of {model.name} has no tokens, "
-            "nor has any other module that is asked for; leave it out, or ask for --pool avg"
-        )
+    if asked.tokens != "all":
+        shapes = [one.shape for one in capture.captured]
+        path = capture.captured[0].path
+        if not any(map(has_tokens, shapes)):
+            raise RequestError(
+                f"--tokens {asked.tokens}: {path} of {model.name} has no tokens, nor has any other "
+                "module that is asked for; leave it out, or ask for --pool avg"
+            )
+        if asked.pool != "none" and max(map(len, shapes)) < 3:  # it is of maps beside tokens
+            raise RequestError(
+                f"--pool {asked.pool}: after --tokens {asked.tokens} {path} is a vector, as is any "
+                "other module that is asked for; leave one of the two out"
+            )
     specs = []
     reduction = model.adapt(asked.reduction)
     for captured in capture.captured:

@@ -106,7 +106,11 @@ def _check_space(makings: Sequence[Making], tell: Tell) -> None:
         f"writing about {format_bytes(results)} to {outs}; until it is done, parts beside it take "
         f"up to {format_bytes(parts)} more"
     )
-    check_free_space(makings[0].job.work.out, results + parts)
+    check_free_space(
+        makings[0].job.work.out,
+        results + parts,
+        "ask for fewer modules, --dtype float16 or --pool avg",
+    )
 
 
 @contextmanager

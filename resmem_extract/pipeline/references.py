@@ -20,6 +20,8 @@ from .array_files import (
     ID_KEY,
     OF_TARGETS,
     PLACES_KEY,
+    RUN_KEY,
+    TARGET_KEY,
     check_real,
     column_numbers,
     hdf5_format,
@@ -33,8 +35,8 @@ from .array_files import (
 
 __all__ = ["Reference", "file_and_key", "read_references"]
 
-_RUN_KEY, _PRECISION_KEY = "run", "noise_precision"
-_NO_REFERENCES = (ID_KEY, SUBJECT_KEY, ABOUT_KEY, _RUN_KEY, _PRECISION_KEY)
+_PRECISION_KEY = "noise_precision"
+_NO_REFERENCES = (ID_KEY, SUBJECT_KEY, ABOUT_KEY, RUN_KEY, _PRECISION_KEY)
 """Keys that tell something of the others."""
 
 
@@ -218,8 +220,7 @@ def _of_arrays(
         check_real(path, key, array, hint)
     if (twice := repeated(ids)) is not None:
         return _of_repeats(path, own, ids, twice, arrays)
-    subjects = arrays.get(SUBJECT_KEY)
-    return [_one_array(path, key, array, ids, subjects) for key, array in own.items()]
+    return [_one_array(path, key, array, ids, arrays) for key, array in own.items()]
 
 
 def _tells_of_others(key: str, array: npt.NDArray[Any], n: int) -> bool:
@@ -230,8 +231,13 @@ def _tells_of_others(key: str, array: npt.NDArray[Any], n: int) -> bool:
 
 
 def _one_array(
-    path: Path, name: str, array: npt.NDArray[Any], ids: tuple[str, ...], named: Any
+    path: Path,
+    name: str,
+    array: npt.NDArray[Any],
+    ids: tuple[str, ...],
+    beside: Mapping[str, npt.NDArray[Any]],
 ) -> Reference:
+    """Return an array of a file as a reference, `beside` being all that the file holds."""
     n = len(ids)
     pairs = n * (n - 1) // 2
     if array.shape == (n,):  # one rating an image
@@ -245,11 +251,13 @@ def _one_array(
             f"[subjects, ...]; {path.name}:KEY takes one key alone"
         )
     several = array.ndim == (2 if condensed else 3)
-    subjects = _subjects(path, name, len(array), named) if several else ()
+    subjects = _subjects(path, name, len(array), beside.get(SUBJECT_KEY)) if several else ()
     if condensed:
         return Reference(name, RDM(array, ids, "", name, subjects))
-    if array.shape[-1] == n:
-        return Reference(name, _of_square(path, name, array, ids, subjects))
+    has_channels = any(key in beside for key in OF_TARGETS)  # of which RDMs have none
+    if array.shape[-1] == n and (holds_rdm(array) or not has_channels):
+        hint = f"; if its {n} columns are channels, name them in the file, under {TARGET_KEY!r}"
+        return Reference(name, _of_square(path, name, array, ids, subjects, hint))
     patterns = array.astype(np.float64) if array.dtype.kind == "b" else array
     return Reference(name, patterns=patterns, ids=ids, subjects=subjects)
 
@@ -277,11 +285,12 @@ def _of_square(
     square: npt.NDArray[Any],
     ids: tuple[str, ...],
     subjects: tuple[str, ...] = (),
+    hint: str = "",
 ) -> RDM:
     try:
         return RDM.from_square(with_both_triangles(square), ids, name=name, subjects=subjects)
     except RequestError as error:
-        raise RequestError(f"{path}: {error}") from error
+        raise RequestError(f"{path}: {error}{hint}") from error
 
 
 def _of_repeats(
@@ -298,9 +307,9 @@ def _of_repeats(
                 f"{path}: the image id {twice!r} is there twice, and {key} is an RDM, of which "
                 f"each row is another image; correct {ID_KEY!r}"
             )
-    if _RUN_KEY not in arrays:
-        raise RequestError(_no_runs(path, twice, f"a key {_RUN_KEY!r}"))
-    runs = [str(value) for value in np.ravel(arrays[_RUN_KEY])]
+    if RUN_KEY not in arrays:
+        raise RequestError(_no_runs(path, twice, f"a key {RUN_KEY!r}"))
+    runs = [str(value) for value in np.ravel(arrays[RUN_KEY])]
     precision = arrays.get(_PRECISION_KEY)
     return [
         Reference(key, crossnobis(array, ids, runs, noise_precision=precision, name=key))
@@ -324,15 +333,15 @@ def _csv(path: Path, _ids: tuple[str, ...] | None, _key: str | None) -> list[Ref
     name = path.stem
     ids = tuple(line[0].strip() for line in lines)
     cells = {column: [line[k] for line in lines] for k, column in enumerate(names, start=1)}
-    runs = cells.pop(_RUN_KEY, None)
+    runs = cells.pop(RUN_KEY, None)
     columns = {column: column_numbers(path, column, own) for column, own in cells.items()}
     if not columns:
-        raise RequestError(f"{path}: no numbers beside {_RUN_KEY!r}; expected a column a channel")
+        raise RequestError(f"{path}: no numbers beside {RUN_KEY!r}; expected a column a channel")
     numbers = np.stack(list(columns.values()), axis=1)
     if runs is not None:
         return [Reference(name, crossnobis(numbers, ids, runs, name=name))]
     if (twice := repeated(ids)) is not None:
-        raise RequestError(_no_runs(path, twice, f"a column {_RUN_KEY!r}"))
+        raise RequestError(_no_runs(path, twice, f"a column {RUN_KEY!r}"))
     if {column.strip() for column in columns} == set(ids):
         of_image = {column.strip(): own for column, own in columns.items()}
         square = np.stack([of_image[image_id] for image_id in ids], axis=1)

@@ -16,6 +16,7 @@ from ..store import Store, is_rdm_file
 from ..weights import file_sha256
 from .array_files import (
     ID_KEY,
+    OF_MEASUREMENTS,
     OF_TARGETS,
     PLACES_KEY,
     ROI_KEY,
@@ -57,7 +58,7 @@ def read_responses(
     mask : Path, optional
         Of a NIfTI file: voxels where it is not 0 are targets, its numbers are regions.
     labels : sequence of str
-        Columns that say something of a measurement and are no targets: ``session``.
+        Further columns that say something of a measurement and are no targets: ``category``.
 
     Returns
     -------
@@ -144,7 +145,8 @@ def _of_arrays(
     for key, array in arrays.items():
         if key == ID_KEY or key in OF_TARGETS:
             continue
-        if key in labels or (array.ndim == 1 and array.dtype.kind in "OSU"):
+        of_rows = array.ndim == 1 and (array.dtype.kind in "OSU" or key in OF_MEASUREMENTS)
+        if key in labels or of_rows:
             rows_of[key] = np.asarray(array).astype(str)
             if rows_of[key].shape != (n,):
                 raise RequestError(f"{path}: {key} of shape {array.shape}; expected ({n},)")
@@ -265,7 +267,7 @@ def _of_columns(path: Path, columns: dict[str, list[Any]], labels: Sequence[str]
     texts: dict[str, npt.NDArray[np.str_]] = {}
     numbers: dict[str, npt.NDArray[np.float64]] = {}
     for name, cells in columns.items():
-        if name in labels or holds_texts(cells):  # it says something of images
+        if name in labels or name in OF_MEASUREMENTS or holds_texts(cells):
             texts[name] = np.array([str(cell) for cell in cells])
         else:
             numbers[name] = column_numbers(path, name, cells, _NO_NUMBERS)

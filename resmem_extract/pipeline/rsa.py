@@ -30,14 +30,14 @@ from ..compare.table import (
 from ..config import RsaOptions, validated
 from ..errors import RequestError, WorkError, counted
 from ..gram import memory_in_bytes
-from ..partial_files import make_folders, write_text
+from ..partial_files import write_text
 from ..store import Store, read_rdms, write_rdms
 from ..types import Progress
 from .chosen import check_chosen, choose_modules, model_name, opened_stores
 from .id_lists import read_id_list
 from .provenance import now
 from .references import Reference, file_and_key, read_references
-from .result_folder import describe_stores, is_complete, result_folder
+from .result_folder import NewResult, describe_stores, is_complete, new_result, result_folder
 from .rsa_sampled import sampled_entities
 
 __all__ = ["RsaResult", "compare_stores"]
@@ -45,6 +45,7 @@ __all__ = ["RsaResult", "compare_stores"]
 Tell = Callable[[str], None]
 _TABLE, _RECORD = "rsa.csv", "rsa.json"
 _RDMS, _DIFFERENCES, _PAIRS = "rdms.h5", "differences.csv", "pairs.csv"
+_NAMES = (_RDMS, _PAIRS, _DIFFERENCES, _TABLE, _RECORD)
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def compare_stores(
         if there is not None and is_complete(there, record, _files(asked)):
             return _read(there.parent, record, chosen, columns)
         check_chosen(chosen)
+        new = stack.enter_context(new_result(folder, _NAMES))
         for line in _foreseen(chosen, given, asked):
             tell(line)
         if asked.pairs is not None:
@@ -143,11 +145,11 @@ def compare_stores(
                     f"{asked.bootstrap} bootstrap samples, {asked.permutations} permutations"
                 )
             table = compare_all(made, against, asked.metric, asked.compare, inference)
-    for note in table.notes:
-        tell(note)
-    result = RsaResult(table, tuple(made), tuple(against), columns, folder)
-    if folder is not None:
-        _write(result, folder, record)
+        for note in table.notes:
+            tell(note)
+        result = RsaResult(table, tuple(made), tuple(against), columns, folder)
+        if new is not None:
+            _write(result, new, record)
     return result
 
 
@@ -158,6 +160,13 @@ def _check(asked: RsaOptions) -> None:
         comparator(name)
         if asked.pairs is not None:
             check_sampled(name)
+    if "metric" in asked.model_fields_set and all(
+        COMPARATORS[name].of == "features" for name in asked.compare
+    ):
+        raise RequestError(
+            f"--metric {asked.metric[0]}: {asked.compare[0]} compares features, not "
+            "dissimilarities; leave --metric out, or use --compare spearman"
+        )
     memory_in_bytes(asked.memory)
     if asked.bootstrap == 1:
         raise RequestError("--bootstrap 1: one sample has no interval; give 1000")
@@ -309,23 +318,22 @@ def _files(asked: RsaOptions) -> list[str]:
     return [_TABLE, _RDMS] if has_rdms else [_TABLE]
 
 
-def _write(result: RsaResult, folder: Path, record: dict[str, Any]) -> None:
-    """Write everything under temporary names and move it, the table last."""
+def _write(result: RsaResult, new: NewResult, record: dict[str, Any]) -> None:
+    table = result.table
     rdms = [rdm for entity in (*result.models, *result.references) for rdm in _distinct(entity)]
-    try:
-        make_folders(folder / _TABLE)
-        if rdms:
-            write_rdms(folder / _RDMS, rdms)
-        if result.table.sampled:
-            write_text(folder / _PAIRS, to_csv(result.table.sampled, SampledRow))
-        if result.table.differences:
-            text = to_csv(result.table.differences, Difference)
-            write_text(folder / _DIFFERENCES, text)
-        about = {**record, "notes": result.table.notes, "finished": now()}
-        write_text(folder / _RECORD, json.dumps(about, indent=2) + "\n")
-        write_text(folder / _TABLE, to_csv(result.table.rows, Row))
-    except OSError as error:
-        raise WorkError(f"{folder} cannot be written: {error.strerror or error}") from error
+    if rdms:
+        with new.file(_RDMS) as path:
+            write_rdms(path, rdms)
+    texts = {_TABLE: to_csv(table.rows, Row)}
+    if table.sampled:
+        texts[_PAIRS] = to_csv(table.sampled, SampledRow)
+    if table.differences:
+        texts[_DIFFERENCES] = to_csv(table.differences, Difference)
+    about = {**record, "notes": table.notes, "finished": now()}
+    texts[_RECORD] = json.dumps(about, indent=2) + "\n"
+    for name, text in texts.items():
+        with new.file(name) as path:
+            write_text(path, text)
 
 
 def _read(

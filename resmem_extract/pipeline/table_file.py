@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..errors import RequestError, WorkError, given_path, refuse_device
+from ..errors import RequestError, given_path, refuse_device, unwritable
 from ..partial_files import make_folders, remove_stale, write_text
 
 __all__ = ["table_path", "write_table"]
@@ -34,9 +34,9 @@ def write_table(out: Path, text: str, overwrite: bool) -> None:
     Raises
     ------
     RequestError
-        If something else is there, and is not to be replaced.
+        If something else is there, and is not to be replaced, or nothing can be written there.
     WorkError
-        If the file cannot be written.
+        If the disk fails or is full.
     """
     try:
         if out.exists() and not overwrite:
@@ -50,4 +50,4 @@ def write_table(out: Path, text: str, overwrite: bool) -> None:
         remove_stale(out)
         write_text(out, text)
     except OSError as error:
-        raise WorkError(f"{out} cannot be written: {error.strerror}") from error
+        raise unwritable(out, error) from error

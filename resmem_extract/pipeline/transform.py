@@ -123,7 +123,7 @@ def _transform(
     """Fit all steps, then write; `first` has the images."""
     started = time.perf_counter()
     specs = [target.spec for target in job.targets]
-    check_free_space(out, required_bytes(specs, len(job.ids)))
+    check_free_space(out, required_bytes(specs, len(job.ids)), "transform fewer modules (--module)")
     report = _counting(progress, job)
     chains: list[Chain] = []
     notes: list[str] = []

@@ -14,7 +14,6 @@ removed. So a process may be killed at any moment: what has a name is whole.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import zlib
@@ -24,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InUseError, RequestError, WorkError
+from ..errors import InUseError, RequestError, WorkError, unwritable
 from ..partial_files import make_folders, remove_empty, remove_stale, sync, write_text
 from .locks import Busy, Lock
 from .request import Record
@@ -36,8 +35,6 @@ _LONGEST_NAME = 200
 _PART = re.compile(r"part-(\d+)-(\d+)\.h5")
 _REQUEST = "request.json"
 _TRIES = 10
-_OF_THE_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
-"""What the request has no part in."""
 
 
 class WorkGoneError(WorkError):
@@ -155,8 +152,7 @@ class WorkFolder:
         except OSError as error:
             self._release()
             remove_empty(made)
-            kind = WorkError if error.errno in _OF_THE_DISK else RequestError
-            raise kind(f"{self.out} cannot be written: {error.strerror or error}") from error
+            raise unwritable(self.out, error) from error
         raise RequestError(
             f"{self.path} cannot be made, or another process removes it again and again; choose "
             "another --out"

@@ -51,7 +51,8 @@ def draw_all(
     ------
     MissingExtraError
         Without matplotlib.
-    OSError
+    WorkError
+        If the disk fails or is full.
     """
     written: list[Path] = []
     for entity in (*models, *references):

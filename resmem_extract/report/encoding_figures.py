@@ -106,7 +106,8 @@ def draw_encoding(folder: Path, data: Encoded, formats: Sequence[str]) -> list[P
     ------
     MissingExtraError
         Without matplotlib.
-    OSError
+    WorkError
+        If the disk fails or is full.
     """
     figures: dict[str, Figure] = {"predictions": draw_predictions(data)}
     if len(data.names) > 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..compare import COMPARATORS
-from ..errors import MissingExtraError
+from ..errors import MissingExtraError, WorkError, reason_of
 from ..partial_files import partial_name
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
 
     Raises
     ------
-    OSError
+    WorkError
+        If the disk fails or is full.
     """
     import matplotlib
 
@@ -121,6 +122,11 @@ def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
             try:
                 figure.savefig(scratch, format=ending, dpi=_RESOLUTION, bbox_inches="tight")
                 scratch.replace(path)
+            except OSError as error:
+                raise WorkError(
+                    f"{path} cannot be written: {reason_of(error)}; tables are whole, and "
+                    "--overwrite makes them and all figures anew"
+                ) from error
             finally:
                 scratch.unlink(missing_ok=True)
             written.append(path)

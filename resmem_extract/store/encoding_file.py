@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..partial_files import partial_name
+from .new_file import abandon, close, create
 from .schema import create_strings, object_name, write_provenance
 
 __all__ = ["ENCODING_FORMAT", "EncodingWriter", "read_encoding"]
@@ -61,14 +62,18 @@ class EncodingWriter:
         arrays: Mapping[str, npt.NDArray[Any]],
     ) -> None:
         self._path, self._scratch = path, partial_name(path)
-        self._file = h5py.File(self._scratch, "x")
-        self._file.attrs["format"] = ENCODING_FORMAT
-        self._file.attrs["format_version"] = _VERSION
-        self._file.attrs["seed"] = seed
-        for name, values in strings.items():
-            create_strings(self._file, name, values)
-        for name, array in arrays.items():
-            self._file.create_dataset(name, data=array)
+        self._file = create(self._scratch)
+        try:
+            self._file.attrs["format"] = ENCODING_FORMAT
+            self._file.attrs["format_version"] = _VERSION
+            self._file.attrs["seed"] = seed
+            for name, values in strings.items():
+                create_strings(self._file, name, values)
+            for name, array in arrays.items():
+                self._file.create_dataset(name, data=array)
+        except BaseException:
+            self._discard()
+            raise
 
     def __enter__(self) -> EncodingWriter:
         return self
@@ -79,7 +84,11 @@ class EncodingWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        self._discard()
+
+    def _discard(self) -> None:
+        """Remove what is not finished."""
+        abandon(self._file)
         self._scratch.unlink(missing_ok=True)
 
     def add(self, name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -106,7 +115,7 @@ class EncodingWriter:
     def finish(self, provenance: Mapping[str, Any]) -> None:
         """Add the provenance, and move the file to its name."""
         write_provenance(self._file, provenance)
-        self._file.close()
+        close(self._file)
         self._scratch.replace(self._path)
 
 

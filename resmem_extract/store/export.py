@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from ..errors import RequestError, WorkError, given_path, nearest, reason_of, refuse_device
-from ..partial_files import make_folders, partial_name, remove_stale, removed_on_failure
+from ..errors import RequestError, WorkError, given_path, nearest, refuse_device, unwritable
+from ..partial_files import make_folders, partial_name, remove, remove_stale, removed_on_failure
 from ..types import Progress
 from .checked import checked_blocks
 from .export_formats import (
@@ -112,9 +113,12 @@ def export_store(
             )
         total = sum(store[module].nbytes for module in chosen)
         plan = _plan(folder / path.stem, format, chosen)
+        texts = [_images_table(store), _provenance_text(store)]
+        beside = dict(zip(plan[-2:], texts, strict=True))
         for result in plan:
             refuse_device(result.path)
-            if result.path.exists() and not overwrite:
+            there = result.path.exists() and not _holds(result.path, beside.get(result))
+            if there and not overwrite:
                 raise RequestError(
                     f"{result.path} exists; use --overwrite to replace it, or another --out"
                 )
@@ -122,7 +126,7 @@ def export_store(
             plan[0].path, int(total * _ROOM.get(format, 1)), "export fewer modules (--module)"
         )
         told = Tally(total, progress)
-        for result, write in zip(plan, _writers(store, format, plan, told), strict=True):
+        for result, write in zip(plan, _writers(store, format, plan, beside, told), strict=True):
             with _whole(result.path) as scratch:
                 write(scratch)
     return plan
@@ -163,15 +167,19 @@ _ROOM = {"mat": 1.5, "txt": 4.0}  # bytes on the disk for a byte of activations,
 
 
 def _writers(
-    store: Store, format: ExportFormat, plan: Sequence[Exported], told: Tally
+    store: Store,
+    format: ExportFormat,
+    plan: Sequence[Exported],
+    beside: Mapping[Exported, str],
+    told: Tally,
 ) -> Iterator[Callable[[Path], None]]:
     """Yield, for each file of the plan, how it is written."""
     write = _WRITERS[format]
-    for result in plan[:-2]:
+    for result in plan[: -len(beside)]:
         sources = [Source(store[module], _blocks(store, module, told)) for module in result.modules]
         yield partial(write, sources=sources, store=store)
-    yield partial(_write_images, store=store)
-    yield partial(_write_provenance, store=store)
+    for text in beside.values():
+        yield partial(_write_text, text=text)
 
 
 def _blocks(store: Store, module: str, told: Tally) -> Blocks:
@@ -181,18 +189,27 @@ def _blocks(store: Store, module: str, told: Tally) -> Blocks:
         told(block.nbytes)
 
 
-def _write_images(path: Path, store: Store) -> None:
+def _images_table(store: Store) -> str:
     columns = {name: values.tolist() for name, values in store.columns.items()}
-    with path.open("x", encoding="utf-8", newline="") as stream:
-        table = csv.writer(stream, lineterminator="\n")
-        table.writerow(["image_id", "sha256", *columns])
-        rows = zip(store.image_ids.tolist(), store.sha256.tolist(), *columns.values(), strict=True)
-        table.writerows(rows)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["image_id", "sha256", *columns])
+    rows = zip(store.image_ids.tolist(), store.sha256.tolist(), *columns.values(), strict=True)
+    table.writerows(rows)
+    return text.getvalue()
 
 
-def _write_provenance(path: Path, store: Store) -> None:
-    text = json.dumps(store.provenance, indent=2, ensure_ascii=False)
-    path.write_text(f"{text}\n", encoding="utf-8")
+def _provenance_text(store: Store) -> str:
+    return json.dumps(store.provenance, indent=2, ensure_ascii=False) + "\n"
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
+
+
+def _holds(path: Path, text: str | None) -> bool:
+    """Tell whether a file holds a text already, as after an export to another format."""
+    return text is not None and path.is_file() and path.read_bytes() == text.encode()
 
 
 @contextmanager
@@ -201,6 +218,8 @@ def _whole(path: Path) -> Iterator[Path]:
 
     Raises
     ------
+    RequestError
+        If nothing can be written there.
     WorkError
         If the disk fails or is full.
     """
@@ -214,15 +233,8 @@ def _whole(path: Path) -> Iterator[Path]:
                     shutil.rmtree(path)
                 scratch.replace(path)
             finally:
-                _remove(scratch)
+                remove(scratch)
     except WorkError:
         raise
     except (OSError, RuntimeError) as error:
-        raise WorkError(f"{path} cannot be written: {reason_of(error)}") from error
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        raise unwritable(path, error) from error

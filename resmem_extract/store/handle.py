@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,10 @@ def _why_not(path: Path, error: OSError) -> StoreError:
     if "signature not found" in text:
         return StoreError(f"{path} is not an HDF5 file; a feature store was expected")
     if "truncated file" in text:
+        sizes = re.search(r"eof = (\d+).*stored_eof = (\d+)", text)
+        left = f": it has {sizes[1]} of {sizes[2]} bytes" if sizes else ""
         return DamagedStoreError(
-            f"{path} is truncated, as an interrupted copy leaves a file; copy it again"
+            f"{path} is truncated{left}, as an interrupted copy leaves a file; copy it again"
         )
     return DamagedStoreError(f"{path} cannot be opened: {text.partition(chr(10))[0]}")
 

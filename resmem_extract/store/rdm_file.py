@@ -22,6 +22,7 @@ import h5py
 from ..errors import RequestError, StoreError
 from ..partial_files import partial_name
 from ..rdm import RDM
+from .new_file import abandon, close, create
 from .schema import create_strings, decode_strings, object_name, provenance_of, write_provenance
 
 __all__ = ["RDM_FORMAT", "is_rdm_file", "read_rdms", "write_rdms"]
@@ -41,14 +42,16 @@ def write_rdms(path: Path, rdms: Sequence[RDM]) -> None:
     OSError
     """
     scratch = partial_name(path)
+    file = create(scratch)
     try:
-        with h5py.File(scratch, "x") as file:
-            file.attrs["format"] = RDM_FORMAT
-            file.attrs["format_version"] = _VERSION
-            for record in rdms:
-                _write(file, record)
+        file.attrs["format"] = RDM_FORMAT
+        file.attrs["format_version"] = _VERSION
+        for record in rdms:
+            _write(file, record)
+        close(file)
         scratch.replace(path)
     finally:
+        abandon(file)
         scratch.unlink(missing_ok=True)
 
 

@@ -48,11 +48,7 @@ def _feature_bytes(spec: ActivationSpec, n_images: int) -> int:
     return _DATASET_BYTES + index + checksums + n_chunks * chunk_bytes
 
 
-def check_free_space(
-    path: str | Path,
-    nbytes: int,
-    smaller: str = "ask for fewer modules, --dtype float16 or --pool avg",
-) -> None:
+def check_free_space(path: str | Path, nbytes: int, smaller: str = "") -> None:
     """Check that `nbytes` fit on the disk that `path` will lie on.
 
     Parameters
@@ -60,7 +56,7 @@ def check_free_space(
     path : path
     nbytes : int
     smaller : str
-        What would make the job smaller, for the message.
+        What would make the job smaller, for the message: options of the command that runs.
 
     Raises
     ------
@@ -74,7 +70,7 @@ def check_free_space(
     if nbytes > free:
         raise RequestError(
             f"{path} needs {format_bytes(nbytes)} and {folder} has {format_bytes(free)} free; "
-            f"{smaller}, or name another disk with --out"
+            f"{smaller}{', or ' * bool(smaller)}name another disk with --out"
         )
 
 

@@ -18,9 +18,9 @@ from ..errors import RequestError, WorkError, reason_of
 from ..partial_files import make_folders, partial_name, remove_empty, remove_stale
 from ..types import ActivationSpec
 from .checksums import write_checksums, write_metadata_checksums
-from .chunk_copy import ALIGNED_FROM, PAGE
 from .early_sync import EarlySync
 from .layout import Layout, choose_layouts
+from .new_file import abandon, create
 from .reserve import reserve
 from .schema import (
     FORMAT,
@@ -39,11 +39,6 @@ if TYPE_CHECKING:
     from .reader import Store
 
 __all__ = ["StoreWriter"]
-
-# The oldest layout that can hold the data: MATLAB up to R2021a and older R packages carry
-# HDF5 1.8, which cannot read the chunk indices of 1.10. These are no faster here: a row of a data
-# set of 20,000 chunks is found in a millisecond either way.
-_LIBVER = (h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_LATEST)
 
 
 class StoreWriter:
@@ -127,7 +122,7 @@ class StoreWriter:
         try:
             self._new_folders += make_folders(self.path)
             remove_stale(self.path)
-            self._file = _create(self._partial)
+            self._file = create(self._partial)
             self._early_sync = EarlySync(self._file.id.get_vfd_handle())
         except OSError as error:
             self._remove_partial()
@@ -363,8 +358,7 @@ class StoreWriter:
         if self._early_sync is not None:
             self._early_sync.stop()
         if file is not None:
-            with suppress(OSError, RuntimeError, ValueError):
-                file.close()
+            abandon(file)
         self._remove_partial()
 
     @contextmanager
@@ -382,23 +376,6 @@ class StoreWriter:
                 f"writing {self.path} failed after {self.n_written} images: {reason_of(error)}; "
                 "nothing is left under that name that was not there before"
             ) from error
-
-
-def _create(path: Path) -> h5py.File:
-    """Make an HDF5 file.
-
-    Without HDF5's buffer for small writes (the "sieve"): it is emptied as a data set is closed, and
-    what fails then is raised nowhere; on a full disk ids could be zeros. Without a chunk cache:
-    whole chunks are written, and one cache a module would be much memory.
-    """
-    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
-    access.set_libver_bounds(*_LIBVER)
-    access.set_sieve_buf_size(0)
-    slots = access.get_cache()
-    access.set_cache(*slots[:2], 0, slots[3])
-    access.set_alignment(ALIGNED_FROM, PAGE)
-    return h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_EXCL, fapl=access))
 
 
 def _remove(partial: Path, folders: list[Path]) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from small_networks import convolution, images, plain_hooks
 from torch import nn
+from torch.nn import functional
 
 from resmem_extract.capture import deviation, pick_device, prepare, reduced_shape
 from resmem_extract.capture.reduce import reduce
@@ -121,6 +122,17 @@ def test_batch_dependent_network_is_told() -> None:
     assert note.startswith("activations depend on the other images of a batch (by ")
     inputs = images(2)
     assert abs(capture(inputs)["0"] - (inputs - inputs.mean(0)).numpy()).max() < 1e-6
+
+
+def test_network_that_draws_random_numbers_is_told() -> None:
+    class AlwaysDropout(nn.Module):
+        def forward(self, x):
+            return functional.dropout(x, training=True)
+
+    network = nn.Sequential(nn.ReLU(), AlwaysDropout())
+    (note,) = capture_of(network, "0", "1").notes
+    assert note.startswith("activations of the same images differ from run to run (by ")
+    assert capture_of(network, "0").notes == ()
 
 
 def test_nan_in_a_later_module_is_not_overlooked() -> None:

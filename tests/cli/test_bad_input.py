@@ -217,7 +217,17 @@ def test_a_small_disk_and_a_read_only_one(tmp_path, photos):
     )  # fmt: skip
     if mounted.returncode:
         pytest.skip("mounting is not allowed here")
+    store = tmp_path / "s.h5"
+    assert run("extract", *MODULE, "--pool", "avg", "--images", photos, "--out", store).code == 0
+    rsa = ("resmem-extract", "rsa", store, "--figures", "none", "--out", disk / "rsa")
     try:
+        (disk / "rest").write_bytes(bytes(300_000))  # all but the last page
+        full = run(*rsa)
+        assert full.err.splitlines()[-1].endswith(
+            "rsa/rdms.h5 cannot be written: No space left on device"
+        )
+        assert (full.code, names(disk)) == (1, ["rest"])
+        (disk / "rest").unlink()
         arguments = ("extract", *MODULE, "--images", photos, "--out", disk / "f.h5")
         small = run(*arguments)
         assert (small.code, names(disk)) == (2, [])
@@ -226,6 +236,13 @@ def test_a_small_disk_and_a_read_only_one(tmp_path, photos):
         locked = run(*arguments, "--pool", "avg")
         assert locked.code == 2
         assert "f.h5 cannot be written: Read-only file system" in locked.err.splitlines()[-1]
+        for arguments in (
+            rsa,
+            ("resmem-extract", "export", store, "--format", "npy", "--out", disk),
+        ):
+            locked = run(*arguments)
+            assert locked.code == 2
+            assert "cannot be written: Read-only file system" in locked.err.splitlines()[-1]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 

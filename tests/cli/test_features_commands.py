@@ -96,10 +96,16 @@ def test_class_probabilities_with_the_extraction(call, tmp_path, monkeypatch) ->
     request = ["extract", "--model", "lite0:Lite0", "--weights", lite0.checkpoint(), "--transform",
                "lite0:transform", "--images", folder, "--out", out]  # fmt: skip
     table = ["--class-probabilities", tmp_path / "c.csv", "--top", "2"]
+    no_classes = ["--module", "output", "--out", out, *table]
     for wrong, message in (
         ([*request, "--module", "_conv_head", *table], "add --module output"),
         ([*request, "--module", "output", table[0], tmp_path / "c.txt"], "ends in .csv or .json"),
         ([*request, "--model", "resmem", "--module", "output", *table], "give --model once"),
+        (["extract", *no_classes], "output has 1 values an image"),
+        (
+            ["extract", "--model", "clip/ViT-B-32@random", *no_classes],
+            "no names are known for 512 outputs of a network of clip; name them in a file",
+        ),
     ):
         refused = call(*wrong)
         assert (refused.code, refused.out, out.exists()) == (2, "", False)

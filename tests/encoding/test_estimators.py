@@ -9,7 +9,13 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from resmem_extract.encoding import BandedOptions, BandedRidgeCV, RidgeCV, himalaya_backend
+from resmem_extract.encoding import (
+    BandedOptions,
+    BandedRidgeCV,
+    FeatureOptions,
+    RidgeCV,
+    himalaya_backend,
+)
 from resmem_extract.encoding.banded import _weights
 from resmem_extract.errors import RequestError
 
@@ -77,3 +83,7 @@ def test_wrong_arguments_are_refused(rng):
         RidgeCV([0.0, 1.0]).fit(x, y)
     with pytest.raises(RequestError, match="3 given for 4 features"):
         BandedRidgeCV([0, 0, 1]).fit(x, y)
+    with pytest.raises(RequestError, match=r"scale 'centre' is not known; did you mean center\?"):
+        RidgeCV(scale="centre").fit(x, y)
+    with pytest.raises(RequestError, match="form 'svd' is not known; expected auto or primal or"):
+        FeatureOptions(form="svd")

@@ -7,6 +7,7 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -163,6 +164,37 @@ def test_misfits_are_named(tmp_path: Path, content: dict, message: str) -> None:
     with pytest.raises(WeightsError) as raised:
         fill(small(), tmp_path / "w.pt")
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize(
+    ("how", "share", "message"),
+    [
+        ("zip", 0, "it is empty"),
+        ("zip", 0.5, "it is cut off, as an interrupted download or copy leaves a file"),
+        ("old", 0.5, "it is cut off, as an interrupted download or copy leaves a file"),
+        ("html", 1, "it begins with b'<!DOCTYPE html>'"),
+        ("npz", 1, "it is a zip file of other things"),
+        ("folder", 1, "Is a directory"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told(tmp_path: Path, how, share, message, trust) -> None:
+    path = tmp_path / "w.pt"
+    if how in ("zip", "old"):
+        torch.save(small().state_dict(), path, _use_new_zipfile_serialization=how == "zip")
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * share)])
+    elif how == "html":
+        path.write_text("<!DOCTYPE html>")
+    elif how == "npz":
+        with path.open("wb") as stream:
+            np.savez(stream, weight=np.zeros(3))
+    else:
+        path.mkdir()
+    with pytest.raises(WeightsError) as raised:
+        read_state_dict(path, trust=trust)
+    expected = f"({message}); expected a state dict saved by torch.save"
+    assert str(raised.value) == f"{path} cannot be read as a checkpoint {expected}"
 
 
 # --- files that run code -------------------------------------------------------------------------

@@ -45,6 +45,11 @@ def test_output_is_encode_image_of_the_whole_network(whole, photographs) -> None
     assert not any(name.startswith("transformer") for name in model.paths.names)
 
 
+def test_open_clip_does_not_say_that_filled_networks_are_random(whole, caplog) -> None:
+    load_model(f"clip/{SMALL}", weights=whole[2])
+    assert caplog.messages == []
+
+
 def test_a_file_of_something_else_is_refused(tmp_path) -> None:
     torch.save({"a": torch.zeros(2)}, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match=rf"holds no weights of clip/{SMALL}"):

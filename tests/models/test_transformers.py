@@ -113,6 +113,11 @@ def test_tokens_in_a_store(small, tmp_path) -> None:
         assert json.loads(whole[path].attrs["axes"]) == ["image", "head", "query", "key"]
         assert np.array_equal(whole[path][:], cls[path][:])
         assert np.array_equal(whole["features/blocks.3@attention"][:], whole[path][:])
+    both = {"images": images, "tokens": "cls", "pool": "avg"}
+    with pytest.raises(RequestError, match=r"--pool avg: after --tokens cls blocks.3 is a vector"):
+        rx.extract(small, ["blocks.3", "output"], out=tmp_path / "b.h5", **both)
+    pooled = rx.extract(small, ["blocks.3", "patch_embed.proj"], out=tmp_path / "p.h5", **both)
+    assert [len(module.shape) for module in pooled.modules] == [1, 1]
     again = rx.extract(small, "blocks.3", images, out=tmp_path / "b.h5", tokens="cls")
     assert again.modules[0].shape == (192,)
 

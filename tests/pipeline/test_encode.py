@@ -7,6 +7,7 @@ import json
 import math
 import re
 from pathlib import Path
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -172,6 +173,16 @@ def test_the_same_request_is_answered_at_once_and_another_is_refused(store, resp
 
 
 @pytest.mark.needs("himalaya")
+def test_a_full_disk_leaves_nothing(store, responses, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    with (
+        mock.patch("os.fsync", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(WorkError, match=r"enc.scores.csv cannot be written: No space left"),
+    ):
+        rx.encode(store, responses=responses, out=tmp_path / "new" / "enc")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_partition_that_is_there_is_read(store, responses, tmp_path):
     asked = {
         "modules": ["conv1", "fc"], "responses": responses, "partition": True, "iterations": 4,

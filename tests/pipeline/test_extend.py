@@ -14,7 +14,7 @@ from PIL import Image
 from small_model import MODULES, contents, draw_many, small
 
 import resmem_extract as rx
-from resmem_extract.errors import RequestError
+from resmem_extract.errors import RequestError, WorkError
 from resmem_extract.pipeline import parts
 from resmem_extract.pipeline.join import Base, Joiner
 from resmem_extract.pipeline.work import Part, WorkFolder
@@ -73,6 +73,20 @@ def test_new_images_come_after_the_old_ones(tmp_path, model, pictures):
     for image_id, values in values_by_id(out).items():
         np.testing.assert_allclose(values, anew[image_id], rtol=1e-5, atol=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["anew.h5", "f.h5", "in"]
+
+
+def test_damage_is_not_passed_on(tmp_path, model, pictures):
+    out = tmp_path / "f.h5"
+    extract(model, pictures, out)
+    with h5py.File(out, "r+") as file:
+        file["features/conv"][3, 0, 0, 0] += 1
+    damaged = out.read_bytes()
+    add(pictures)
+    message = r"f\.h5 is damaged: /features/conv, .*; see: resmem-extract verify .*f\.h5$"
+    with pytest.raises(WorkError, match=message):
+        extract(model, pictures, out, extend=True)
+    assert out.read_bytes() == damaged
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.h5", "in"]
 
 
 def test_it_is_recorded_and_then_complete(tmp_path, model, pictures):

@@ -57,6 +57,20 @@ def test_npz_of_patterns(patterns, square, tmp_path):
     np.testing.assert_allclose(reference.kernel("1GB").matrix, centred @ centred.T, atol=1e-12)
 
 
+def test_as_many_channels_as_images(square, rng, tmp_path):
+    """A square array is an RDM unless the file tells something of its channels."""
+    patterns = rng.random((5, 5))
+    arrays = {"V1": patterns, "stack": np.stack([patterns, patterns + 1]), "IT": square}
+    np.savez(tmp_path / "v.npz", **arrays, image_id=IDS, target=list("abcde"))
+    v1, stack, it = read_references(str(tmp_path / "v.npz"))
+    np.testing.assert_array_equal(v1.patterns, patterns)
+    assert (stack.patterns.shape, stack.subjects) == ((2, 5, 5), ("0", "1"))
+    np.testing.assert_allclose(it.rdm.square(), square)
+    np.savez(tmp_path / "v.npz", V1=patterns, image_id=IDS)
+    with pytest.raises(RequestError, match=r"no dissimilarities; .*5 columns are channels, name"):
+        only(tmp_path / "v.npz")
+
+
 def test_patterns_of_several_subjects(patterns, tmp_path):
     np.savez(
         tmp_path / "v.npz", V1=np.stack([patterns, 2 * patterns]), image_id=IDS, subject=["x", "y"]

@@ -48,6 +48,17 @@ def test_all_formats_hold_the_same(values, tmp_path):
         assert len(found.sha256) == 64
 
 
+@pytest.mark.parametrize("key", ["run", "session", "split", "subject"])
+def test_numbers_of_runs_are_no_target(values, tmp_path, key):
+    numbers = [k // 4 for k in range(N)]
+    np.savez(tmp_path / "r.npz", **{"V1": values, key: numbers}, image_id=IDS)
+    write_csv(tmp_path / "r.csv", {"image_id": IDS, key: numbers, "V1": values[:, 0].tolist()})
+    for name, targets in (("r.npz", ("V1.0", "V1.1", "V1.2")), ("r.csv", ("V1",))):
+        found = read_responses(tmp_path / name)
+        assert found.targets == targets
+        assert found.labels[key].tolist() == [str(k) for k in numbers]
+
+
 def test_parquet(values, tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet

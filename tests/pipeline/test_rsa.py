@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import astuple
 from pathlib import Path
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -164,6 +165,28 @@ def test_the_same_request_is_answered_at_once_and_another_is_refused(store, refe
     assert rows_of(tmp_path / "rsa")[0]["compare"] == "pearson"
 
 
+def test_a_result_is_replaced_whole_or_not_at_all(store, tmp_path):
+    out = tmp_path / "rsa"
+    rx.compare_stores(store, out=out, bootstrap=20)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert "differences.csv" not in before  # there is no reference
+    (out / "differences.csv").touch()  # of an earlier request
+    for place in (out, tmp_path / "new" / "rsa"):
+        with (
+            mock.patch("os.fsync", side_effect=OSError(28, "No space left on device")),
+            pytest.raises(WorkError, match=r"rsa.rsa.csv cannot be written: No space left"),
+        ):
+            rx.compare_stores(store, compare="pearson", out=place, overwrite=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        **before,
+        "differences.csv": b"",
+    }
+    assert not (tmp_path / "new").exists()
+    rx.compare_stores(store, compare="pearson", out=out, overwrite=True)
+    assert sorted(path.name for path in out.iterdir()) == ["rdms.h5", "rsa.csv", "rsa.json"]
+    assert rows_of(out)[0]["compare"] == "pearson"
+
+
 def test_several_networks_and_patterns_of_modules(store, tmp_path):
     other = write_store(tmp_path / "other.h5", "other/net", 1, ("fc",), n=N - 2)
     result = rx.compare_stores([store, other], ["*"])
@@ -200,6 +223,7 @@ def test_features_are_compared_with_features(store, tmp_path, rng):
         ({"metric": "corelation"}, "did you mean correlation"),
         ({"compare": "spearmen"}, "did you mean spearman"),
         ({"compare": ["spearman", "cka"]}, "cka compares features, and IT is an RDM; use"),
+        ({"compare": "cka", "metric": "cosine"}, "--metric cosine: cka compares features, not"),
         ({"bootstrap": -1}, "bootstrap -1: should be greater than or equal to 0"),
         ({"memory": "much"}, "expected an amount such as 2GB"),
         ({"boostrap": 10}, "unknown option 'boostrap'; did you mean bootstrap"),

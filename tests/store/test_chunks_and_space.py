@@ -63,8 +63,11 @@ def test_required_bytes_is_a_close_upper_bound(tmp_path, n, shape):
 def test_no_space(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5 * 10**9))
     check_free_space(tmp_path / "not" / "yet" / "f.h5", 5 * 10**9)
-    with pytest.raises(RequestError, match=r"needs 7\.3 TB and .* has 5\.0 GB free; .*float16"):
+    needs = r"needs 7\.3 TB and .* has 5\.0 GB free; "
+    with pytest.raises(RequestError, match=f"{needs}name another disk with --out$"):
         check_free_space(tmp_path / "f.h5", 7_300 * 10**9)
+    with pytest.raises(RequestError, match=f"{needs}split less, or name another disk"):
+        check_free_space(tmp_path / "f.h5", 7_300 * 10**9, "split less")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import h5py
@@ -191,6 +192,20 @@ def test_existing_files(tmp_path, whole, format):
         export_store(whole, out, format=format)
     export_store(whole, out, format=format, overwrite=True)
     assert found(out) == before
+
+
+def test_another_format_beside_an_export(tmp_path, whole):
+    """The table of images and the provenance are those that lie there, or are left alone."""
+    out = tmp_path / "out"
+    export_store(whole, out, format="npy")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    export_store(whole, out, format="mat")
+    assert {name: (out / name).read_bytes() for name in before} == before
+    arrays = [name for name in before if name.endswith(".npy")]
+    assert set(found(out)) - before.keys() == {f"{Path(name).stem}.mat" for name in arrays}
+    (out / "f.images.csv").write_text("image_id\n")
+    with pytest.raises(RequestError, match=r"f\.images\.csv exists; use --overwrite"):
+        export_store(whole, out, format="pt")
 
 
 @pytest.mark.parametrize(

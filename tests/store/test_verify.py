@@ -161,7 +161,8 @@ def test_a_truncated_file(whole, share):
     whole.write_bytes(data[: int(len(data) * share)])
     found = verify_store(whole)
     assert not found.intact
-    assert "f.h5 is truncated" in found.unreadable["/"]
+    sizes = f"{int(len(data) * share)} of {len(data)} bytes"
+    assert f"f.h5 is truncated: it has {sizes}, as an" in found.unreadable["/"]
 
 
 def test_an_interrupted_file(whole):
