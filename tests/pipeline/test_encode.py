@@ -183,6 +183,7 @@ def test_a_full_disk_leaves_nothing(store, responses, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.needs("himalaya")
 def test_a_partition_that_is_there_is_read(store, responses, tmp_path):
     asked = {
         "modules": ["conv1", "fc"], "responses": responses, "partition": True, "iterations": 4,
