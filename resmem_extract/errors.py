@@ -11,10 +11,13 @@ import difflib
 import errno
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = [
+    "DAMAGE",
     "EMPTY_PATH",
     "DamagedStoreError",
     "ImageError",
@@ -38,6 +41,9 @@ __all__ = [
     "shown",
     "unwritable",
 ]
+
+DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What readers of arrays raise on files that are empty, cut short or not what they should be."""
 
 _OF_THE_DISK = (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..compare.files import ID_KEY, SUBJECT_KEY, npz_arrays
-from ..errors import RequestError, reason_of
+from ..errors import DAMAGE, RequestError, reason_of
 
 __all__ = [
     "ID_KEY",
@@ -94,7 +94,7 @@ def read_arrays(path: Path, npy_name: str = "") -> dict[str, Array]:
         return _hdf5_arrays(path)
     try:
         return {npy_name: np.load(path, allow_pickle=False)}
-    except (OSError, ValueError) as error:
+    except DAMAGE as error:
         objects = "allow_pickle" in str(error)  # NumPy's advice would run code
         reason = "it holds Python objects; save an array of numbers" if objects else error
         raise RequestError(f"{path} cannot be read as an npy file: {reason}") from error

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..compare import Kernel, crossnobis, kernel, rdm, read_rsatoolbox
 from ..compare.files import ABOUT_KEY, SUBJECT_KEY, read_npz
-from ..errors import RequestError, counted, nearest
+from ..errors import DAMAGE, RequestError, counted, nearest
 from ..rdm import RDM
 from ..store import is_rdm_file, read_rdms
 from ..weights import file_sha256
@@ -157,13 +157,14 @@ def _npy(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Refer
 
 def _mat(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
         content = loadmat(path, squeeze_me=True)
     except NotImplementedError:
         raise RequestError(f"{path} is a mat file of version 7.3; save it with -v7") from None
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path} cannot be read: {error}") from error
+    except (*DAMAGE, MatReadError, IndexError) as error:  # the last where the header is cut short
+        raise RequestError(f"{path} cannot be read as a mat file: {error}") from error
     named: list[tuple[str, npt.NDArray[Any]]] = []
     for name, value in content.items():
         array = np.asarray(value)

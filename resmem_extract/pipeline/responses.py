@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..encoding import Grid, Responses
-from ..errors import MissingExtraError, RequestError, given_path
+from ..errors import DAMAGE, MissingExtraError, RequestError, given_path
 from ..store import Store, is_rdm_file
 from ..weights import file_sha256
 from .array_files import (
@@ -300,7 +301,9 @@ def _nifti(path: Path, mask: Path | None, ids: tuple[str, ...] | None) -> Respon
     if mask is None:
         raise RequestError(f"{path}: give --mask FILE, which says which voxels are targets")
     series = _volumes(path)
-    chosen = np.asarray(_volumes(mask).dataobj)
+    regions = _volumes(mask)
+    with _read_as_nifti(mask):
+        chosen = np.asarray(regions.dataobj)
     if len(series.shape) != 4 or series.shape[3] != len(ids):
         raise RequestError(
             f"{path} has shape {series.shape}; expected [x, y, z, {len(ids)}]: a volume an id"
@@ -314,7 +317,8 @@ def _nifti(path: Path, mask: Path | None, ids: tuple[str, ...] | None) -> Respon
         raise RequestError(f"mask {mask}: 0 everywhere; expected voxels that are not")
     x, y, z = where.T
     # A volume at a time: the whole series as float64 may be far larger than the voxels wanted.
-    rows = [np.asarray(series.dataobj[..., k])[x, y, z] for k in range(len(ids))]
+    with _read_as_nifti(path):
+        rows = [np.asarray(series.dataobj[..., k])[x, y, z] for k in range(len(ids))]
     values = np.stack(rows).astype(np.float32)
     numbers = chosen[x, y, z]
     several = len(np.unique(numbers)) > 1
@@ -335,7 +339,16 @@ def _volumes(path: Path) -> Any:
         raise MissingExtraError(
             "NIfTI files need nibabel: pip install 'resmem-extract[nifti]'"
         ) from None
-    try:
+    with _read_as_nifti(path):
         return nibabel.load(path)
-    except (OSError, nibabel.filebasedimages.ImageFileError) as error:
+
+
+@contextmanager
+def _read_as_nifti(path: Path) -> Iterator[None]:
+    """Say in one line that a file cannot be read: its volumes are only read when they are used."""
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        yield
+    except (*DAMAGE, ImageFileError) as error:
         raise RequestError(f"{path} cannot be read as NIfTI: {error}") from error

@@ -91,6 +91,11 @@ def test_voxels_of_a_mask(tmp_path, rng):
         read_responses(tmp_path / "r.nii.gz", ids, tmp_path / "w.nii")
     with pytest.raises(RequestError, match="give --mask FILE"):
         read_responses(tmp_path / "r.nii.gz", ids)
+    whole = (tmp_path / "r.nii.gz").read_bytes()
+    for size in (0, len(whole) // 2):  # volumes are read, and found to be missing, late
+        (tmp_path / "r.nii.gz").write_bytes(whole[:size])
+        with pytest.raises(RequestError, match=r"r\.nii\.gz cannot be read as NIfTI"):
+            read_responses(tmp_path / "r.nii.gz", ids, tmp_path / "m.nii")
 
 
 def test_arrays_are_regions_and_stacks_are_repeats(tmp_path, rng):
@@ -240,9 +245,10 @@ def test_wrong_files_get_one_line(tmp_path):
         ("r.txt", "expected npy, npz"),
         ("r.h5", "not an HDF5 file"),
         ("r.npy", "cannot be read"),
+        ("r0.npy", "cannot be read as an npy file: No data left in file"),
     ):
         if name.startswith("r"):
-            (tmp_path / name).write_text("text")
+            (tmp_path / name).write_text("" if "0" in name else "text")
         with pytest.raises(RequestError, match=message):
             read_responses(tmp_path / name, None)
     with pytest.raises(RequestError, match="is a folder"):
