@@ -40,6 +40,8 @@ _NO_NUMBERS = (
     "--split)"
 )
 _ENDINGS = "npy, npz, h5, csv, tsv, parquet or nii"
+_PLACE = 1e-3
+"""How far affines may be apart, mm: headers keep them in single precision, or as quaternions."""
 
 
 def read_responses(
@@ -311,6 +313,12 @@ def _nifti(path: Path, mask: Path | None, ids: tuple[str, ...] | None) -> Respon
     if chosen.shape != series.shape[:3]:
         raise RequestError(
             f"mask {mask} has shape {chosen.shape}; expected {series.shape[:3]}, as {path} has"
+        )
+    if not np.allclose(regions.affine, series.affine, atol=_PLACE):
+        own, other = (np.round(image.affine[:3], 3).tolist() for image in (regions, series))
+        raise RequestError(
+            f"mask {mask} has the affine {own}, and {path} has {other}: their voxels are other "
+            "places; resample the mask to these volumes"
         )
     where = np.argwhere(chosen != 0)
     if not len(where):

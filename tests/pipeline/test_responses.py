@@ -91,6 +91,12 @@ def test_voxels_of_a_mask(tmp_path, rng):
         read_responses(tmp_path / "r.nii.gz", ids, tmp_path / "w.nii")
     with pytest.raises(RequestError, match="give --mask FILE"):
         read_responses(tmp_path / "r.nii.gz", ids)
+    nibabel.save(nibabel.Nifti1Image(mask, np.eye(4) + 1e-5), tmp_path / "near.nii")
+    assert read_responses(tmp_path / "r.nii.gz", ids, tmp_path / "near.nii").n_targets == 3
+    nibabel.save(nibabel.Nifti1Image(mask, np.diag([2.0, 1, 1, 1])), tmp_path / "far.nii")
+    expected = r"far\.nii has the affine \[\[2\.0, .*r\.nii\.gz has \[\[1\.0, .* resample the mask"
+    with pytest.raises(RequestError, match=expected):
+        read_responses(tmp_path / "r.nii.gz", ids, tmp_path / "far.nii")
     whole = (tmp_path / "r.nii.gz").read_bytes()
     for size in (0, len(whole) // 2):  # volumes are read, and found to be missing, late
         (tmp_path / "r.nii.gz").write_bytes(whole[:size])
