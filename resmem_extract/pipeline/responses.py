@@ -173,7 +173,10 @@ def _of_arrays(
         rois = [str(roi) for roi in np.ravel(arrays[ROI_KEY])]
 
     def of_targets(key: str) -> npt.NDArray[np.float64] | None:
-        return np.asarray(arrays[key], dtype=np.float64).ravel() if key in arrays else None
+        if key not in arrays:
+            return None
+        check_real(path, key, arrays[key])
+        return np.asarray(arrays[key], dtype=np.float64).ravel()
 
     return Responses(
         values,

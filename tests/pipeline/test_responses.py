@@ -133,6 +133,13 @@ def test_order_never_matters_and_repeats_come_together(values, rng):
         responses.of_images(["x"], skip_missing=True)
 
 
+def test_a_target_may_have_no_ceiling(values, tmp_path):
+    given = {"ceiling": [1.0, np.nan, 0.3], "ncsnr": [0.0, np.nan, 12.0]}
+    found = read_responses(case(tmp_path, a=values, image_id=IDS, **given))
+    np.testing.assert_array_equal(found.ceiling, given["ceiling"])
+    np.testing.assert_array_equal(found.ncsnr, given["ncsnr"])
+
+
 def case(tmp_path, **arrays):
     np.savez(tmp_path / "r.npz", **arrays)
     return tmp_path / "r.npz"
@@ -156,6 +163,20 @@ def case(tmp_path, **arrays):
             "ncsnr has 1 values, expected 2",
         ),
         ({"image_id": IDS, "a": np.zeros((N, 2)), "roi": ["x"]}, "roi has 1 values, expected 2"),
+        (
+            {"image_id": IDS, "a": np.zeros((N, 2)), "ceiling": [0.5, 1.7]},
+            r"ceiling holds 1\.7; expected the largest r, above 0, up to 1 .*NaN for a target",
+        ),
+        ({"image_id": IDS, "a": np.zeros((N, 2)), "ceiling": [0.0, 0.5]}, "ceiling holds 0; expec"),
+        (
+            {"image_id": IDS, "a": np.zeros((N, 2)), "ncsnr": [0.0, -1.0]},
+            "ncsnr holds -1; expected a ratio, 0 or above",
+        ),
+        ({"image_id": IDS, "a": np.zeros((N, 2)), "ncsnr": ["a", "b"]}, "ncsnr holds text; expect"),
+        (
+            {"image_id": IDS, "a": np.full((N, 2), -1e200)},
+            r"values up to 1e\+200, whose squares .*; expected 1e\+15 at most, .* larger unit",
+        ),
         (
             {"image_id": IDS, "a": np.full((N, 2), np.nan)},
             r"NaN or infinite in 2 targets \(a.0, a.1",
