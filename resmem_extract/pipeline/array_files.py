@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = [
     "ROI_KEY",
     "RUN_KEY",
     "TARGET_KEY",
+    "check_named",
     "check_real",
     "column_numbers",
     "hdf5_format",
@@ -39,6 +41,8 @@ Array = npt.NDArray[Any]
 TARGET_KEY, ROI_KEY, PLACES_KEY = "target", "roi", "coordinates"
 OF_TARGETS = (TARGET_KEY, ROI_KEY, PLACES_KEY, "ncsnr", "ceiling")
 """Keys with one value a target, which tell something of the responses."""
+_UNNAMED = re.compile(r"(Unnamed: \d+|__index_level_\d+__)?")
+"""What a column without a name is called in a CSV, one that was read back, or a parquet file."""
 RUN_KEY = "run"
 OF_MEASUREMENTS = (RUN_KEY, "session", "split", SUBJECT_KEY)
 """Keys and columns that tell something of measurements also where they hold numbers."""
@@ -152,7 +156,8 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     Raises
     ------
     RequestError
-        If it cannot be read, has no second line, lines of different length, or a name twice.
+        If it cannot be read, has no line of names, no second line, lines of different length, a
+        column without a name but for the first, or a name twice.
     """
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
@@ -170,9 +175,51 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
             raise RequestError(
                 f"{path}, line {number}: {len(line)} cells; expected {len(head)}, one a column"
             )
+    check_named(path, head[1:], 2)
+    if _is_data(head, [line[0] for _, line in rest]):
+        raise RequestError(
+            f"{path}: the first line is {', '.join(head[:2])}, ..., as that of an image; expected "
+            f"a line of names before it, such as {ID_KEY}, a, b"
+        )
     if (double := repeated(head)) is not None:
         raise RequestError(f"{path}: two columns are named {double!r}; rename one")
     return head, [line for _, line in rest]
+
+
+def _is_data(head: Sequence[str], side: Sequence[str]) -> bool:
+    """Tell whether a first line is that of an image already: its id, and numbers.
+
+    Names may be numbers too: those of channels after ``image_id`` or an empty cell, as pandas
+    writes them, and those of images, as in a square table.
+    """
+    corner, *names = (cell.strip() for cell in head)
+    if corner == ID_KEY or _UNNAMED.fullmatch(corner):
+        return False
+    if set(names) == {cell.strip() for cell in side}:
+        return False
+    return bool(names) and None not in map(_as_number, names)
+
+
+def check_named(path: Path, names: Sequence[str], first: int = 1) -> None:
+    """Raise if a column has no name, or one that pandas gives to those without: row numbers.
+
+    Parameters
+    ----------
+    path : Path
+    names : sequence of str
+    first : int
+        Which column of the file the first name is of.
+
+    Raises
+    ------
+    RequestError
+    """
+    for number, name in enumerate(names, start=first):
+        if _UNNAMED.fullmatch(name.strip()):
+            raise RequestError(
+                f"{path}: column {number} has no name (it is {name!r}); give it one, or leave it "
+                "out: pandas writes no numbers of rows with index=False"
+            )
 
 
 def column_numbers(

@@ -331,6 +331,11 @@ def _csv(path: Path, _ids: tuple[str, ...] | None, _key: str | None) -> list[Ref
     if not names:
         parted = "a tab" if path.suffix.lower() == ".tsv" else "','"
         raise RequestError(f"{path}: one column; expected columns parted by {parted}")
+    if ID_KEY in names:
+        raise RequestError(
+            f"{path}: {ID_KEY!r} is column {2 + names.index(ID_KEY)}; expected the ids first: "
+            "pandas writes no numbers of rows with index=False"
+        )
     name = path.stem
     ids = tuple(line[0].strip() for line in lines)
     cells = {column: [line[k] for line in lines] for k, column in enumerate(names, start=1)}

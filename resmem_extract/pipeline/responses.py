@@ -22,6 +22,7 @@ from .array_files import (
     PLACES_KEY,
     ROI_KEY,
     TARGET_KEY,
+    check_named,
     check_real,
     column_numbers,
     hdf5_format,
@@ -269,6 +270,7 @@ def _of_columns(path: Path, columns: dict[str, list[Any]], labels: Sequence[str]
             f"{path} has no column {ID_KEY!r}; expected it, and then one column a target; its "
             f"columns are {', '.join(list(columns)[:5])}"
         )
+    check_named(path, list(columns))
     ids = tuple(str(value).strip() for value in columns.pop(ID_KEY))
     texts: dict[str, npt.NDArray[np.str_]] = {}
     numbers: dict[str, npt.NDArray[np.float64]] = {}

@@ -151,6 +151,24 @@ def test_csv_of_an_rdm_and_of_patterns(square, patterns, tmp_path):
     np.testing.assert_array_equal(only(tmp_path / "v.tsv").patterns, patterns)
 
 
+@pytest.mark.parametrize("head", [",0,1", "image_id,0,1", "Unnamed: 0,0,1", "x,0,y"])
+def test_channels_may_be_named_by_numbers(head, tmp_path):
+    (tmp_path / "v.csv").write_text(f"{head}\na,3,4\nb,5,6\nc,8,7\n")
+    found = only(tmp_path / "v.csv")
+    assert found.ids == ("a", "b", "c")
+    np.testing.assert_array_equal(found.patterns, [[3, 4], [5, 6], [8, 7]])
+
+
+def test_images_may_be_named_by_numbers(tmp_path):
+    square = squareform(np.arange(1.0, 4))
+    path = write_square(tmp_path / "it.csv", "012", "012", square)
+    for corner in ("", "images"):
+        path.write_text(corner + path.read_text())
+        found = only(path).rdm
+        assert found.ids == ("0", "1", "2")
+        np.testing.assert_array_equal(found.square(), square)
+
+
 def write_square(path: Path, head, side, square) -> Path:
     rows = [",".join([i, *map(str, row)]) for i, row in zip(side, square, strict=True)]
     path.write_text("\n".join([",".join(["", *head]), *rows]))
@@ -309,6 +327,12 @@ def test_repeated_measurements_are_crossvalidated(rng, tmp_path):
         ("it.csv", b"image_id,x,y\na,1\n", "line 2: 2 cells; expected 3, one a column"),
         ("it.csv", b"image_id;x\na;1\n", "one column; expected columns parted by ','"),
         ("it.csv", b"image_id,x\na,1\na,2\n", "'a' is there twice; if images were measured"),
+        ("it.csv", b",image_id,x\n0,a,1\n1,b,2\n", "'image_id' is column 2; .* index=False"),
+        ("it.csv", b"image_id,Unnamed: 0,x\na,0,1\nb,1,2\n", "column 2 has no name .*index=False"),
+        ("it.csv", b"image_id,x,\na,1,\nb,2,\n", "column 3 has no name"),
+        ("it.csv", b"a.png,0.5,0.25\nb.png,1,2\n", "first line is a.png, 0.5, .* line of names"),
+        ("it.tsv", b"a.png\t3\nb.png\t1\n", "first line is a.png, 3, .* such as image_id, a, b"),
+        ("it.csv", b"0,0.5,0.5\n1,1,2\n", "first line is 0, 0.5, .* line of names"),
         ("it.csv", b"", "empty; expected a line of names"),
         ("it.csv", b"image_id,x\n", "one line; expected a line of names"),
         ("it.csv", b"image_id,x\n\xff,1\n", "cannot be read as a table"),

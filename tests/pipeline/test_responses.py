@@ -69,6 +69,10 @@ def test_parquet(values, tmp_path):
     np.testing.assert_array_equal(found.values, values[:, :1])
     assert found.targets == ("a",)
     assert found.labels["session"].tolist() == ["x"] * N
+    columns["__index_level_0__"] = range(N)  # as pandas names the numbers of rows
+    parquet.write_table(pyarrow.table(columns), tmp_path / "r.parquet")
+    with pytest.raises(RequestError, match=r"column 4 has no name .*index=False"):
+        read_responses(tmp_path / "r.parquet")
 
 
 def test_voxels_of_a_mask(tmp_path, rng):
@@ -254,6 +258,10 @@ def test_columns_of_texts_say_something_of_images(tmp_path):
         ("id,a\nx,1\n", "no column 'image_id'; expected it"),
         ("image_id,a\nx,1\ny\n", "line 3: 1 cells; expected 2"),
         ("image_id,a,a\nx,1,2\n", "two columns are named 'a'"),
+        (",image_id,a\n0,x,1\n1,y,2\n", "column 1 has no name .* index=False"),
+        ("Unnamed: 0,image_id,a\n0,x,1\n1,y,2\n", "column 1 has no name .*'Unnamed: 0'"),
+        ("image_id,a,\nx,1,\ny,2,\n", "column 3 has no name"),
+        ("x,1,5\ny,2,7\n", "the first line is x, 1, .* line of names"),
         ("image_id,a\nx,cat\ny,1\n", "column 'a' holds 'cat'; expected numbers"),
         ("image_id,a\nx,cat\ny,dog\n", "no column of responses beside image_id, a"),
         ("image_id,a\nx,\ny,2\n", "NaN or infinite in 1 target"),
