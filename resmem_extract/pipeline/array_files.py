@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "ROI_KEY",
     "RUN_KEY",
     "TARGET_KEY",
+    "GivenIds",
     "check_named",
     "check_real",
     "column_numbers",
@@ -51,16 +53,55 @@ OF_MEASUREMENTS = (RUN_KEY, "session", "split", SUBJECT_KEY)
 # Ids
 
 
-def ids_of(arrays: Mapping[str, Array], given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+@dataclass(frozen=True)
+class GivenIds:
+    """Ids of images that were given for files that have none."""
+
+    ids: tuple[str, ...] | None
+    option: str
+    """Of the command line, by which they are given."""
+
+    def beside(self, path: Path, own: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """Return the ids that a file has, or else those given.
+
+        Raises
+        ------
+        RequestError
+            If there are both, and they differ: which of them is right is not known.
+        """
+        if own is None or self.ids is None or own == self.ids:
+            return self.ids if own is None else own
+        pairs = enumerate(zip(own, self.ids, strict=False))
+        differ = (f"{a!r} and {b!r} in row {k}" for k, (a, b) in pairs if a != b)
+        raise RequestError(
+            f"{path} has ids of images, other ones than {self.option} gives: "
+            f"{next(differ, f'{len(own)} and {len(self.ids)} of them')}; leave {self.option} out, "
+            f"or write {ID_KEY!r} into the file that needs it"
+        )
+
+
+def ids_of(path: Path, arrays: Mapping[str, Array], given: GivenIds) -> tuple[str, ...]:
     """Return the ids of the images that a file has, or else those given.
 
     Blanks around an id do not count: MATLAB pads the rows of a text to one length.
+
+    Raises
+    ------
+    RequestError
+        If there are none, or both, and they differ.
     """
-    if ID_KEY not in arrays:
-        return given
-    values = np.ravel(arrays[ID_KEY]).tolist()
-    texts = (value.decode() if isinstance(value, bytes) else str(value) for value in values)
-    return tuple(text.strip() for text in texts)
+    own = None
+    if ID_KEY in arrays:
+        values = np.ravel(arrays[ID_KEY]).tolist()
+        texts = (value.decode() if isinstance(value, bytes) else str(value) for value in values)
+        own = tuple(text.strip() for text in texts)
+    ids = given.beside(path, own)
+    if ids is None:
+        raise RequestError(
+            f"{path} has no {ID_KEY!r} with the ids of the images, by which everything is joined; "
+            f"add it, or give {given.option} FILE, one id a line"
+        )
+    return ids
 
 
 def repeated(names: Sequence[str]) -> str | None:

@@ -22,6 +22,7 @@ from .array_files import (
     PLACES_KEY,
     RUN_KEY,
     TARGET_KEY,
+    GivenIds,
     check_real,
     column_numbers,
     hdf5_format,
@@ -113,7 +114,7 @@ def read_references(text: str, ids: Sequence[str] | None = None) -> list[Referen
             f"{path}: expected npz, npy, mat, csv, or h5 of this package or of rsatoolbox, got "
             f"{suffix or 'no ending'}"
         )
-    found = reader(path, None if ids is None else tuple(ids), key)
+    found = reader(path, GivenIds(None if ids is None else tuple(ids), "--reference-ids"), key)
     if key is not None:
         names = [reference.name for reference in found]
         if key not in names:
@@ -144,18 +145,24 @@ def file_and_key(text: str) -> tuple[Path, str | None]:
     raise RequestError(f"reference {text} {what}; name a file, such as human_IT.npz")
 
 
-def _npz(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:
+def _npz(path: Path, given: GivenIds, key: str | None) -> list[Reference]:
     arrays = read_arrays(path)
     if ABOUT_KEY in arrays:
-        return [Reference(record.name, record) for record in read_npz(path, ids)]
-    return _of_arrays(path, arrays, ids, key)
+        return _of_rdms(path, read_npz(path, given.ids), given)
+    return _of_arrays(path, arrays, given, key)
 
 
-def _npy(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:
-    return _of_arrays(path, read_arrays(path, npy_name=path.stem), ids, key)
+def _of_rdms(path: Path, records: Sequence[RDM], given: GivenIds) -> list[Reference]:
+    for record in records:
+        given.beside(path, record.ids)
+    return [Reference(record.name, record) for record in records]
 
 
-def _mat(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:
+def _npy(path: Path, given: GivenIds, key: str | None) -> list[Reference]:
+    return _of_arrays(path, read_arrays(path, npy_name=path.stem), given, key)
+
+
+def _mat(path: Path, given: GivenIds, key: str | None) -> list[Reference]:
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
@@ -174,15 +181,15 @@ def _mat(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Refer
             named.append((name, array))
     if (twice := repeated([name for name, _ in named])) is not None:
         raise RequestError(f"{path}: two references are named {twice!r}; rename one in the file")
-    return _of_arrays(path, dict(named), ids, key)
+    return _of_arrays(path, dict(named), given, key)
 
 
-def _hdf5(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:
+def _hdf5(path: Path, given: GivenIds, key: str | None) -> list[Reference]:
     format_ = hdf5_format(path)
     if is_rdm_file(path):
-        return [Reference(record.name, record) for record in read_rdms(path)]
+        return _of_rdms(path, read_rdms(path), given)
     if format_ == "rsatoolbox":
-        return [Reference(path.stem, read_rsatoolbox(path))]
+        return _of_rdms(path, [read_rsatoolbox(path, given.ids)], given)
     arrays = {} if format_.startswith("resmem-extract") else read_arrays(path)
     if not arrays:
         raise RequestError(
@@ -190,22 +197,17 @@ def _hdf5(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Refe
             f"rsatoolbox, or arrays [N, channels] beside {ID_KEY!r}; a feature store is given as "
             "STORE, not as --reference"
         )
-    return _of_arrays(path, arrays, ids, key)
+    return _of_arrays(path, arrays, given, key)
 
 
 def _of_arrays(
     path: Path,
     arrays: Mapping[str, npt.NDArray[Any]],
-    ids: tuple[str, ...] | None,
+    given: GivenIds,
     chosen: str | None,
 ) -> list[Reference]:
     """Tell apart RDMs and measured patterns by their shapes."""
-    ids = ids_of(arrays, ids)
-    if ids is None:
-        raise RequestError(
-            f"{path} has no {ID_KEY!r} with the ids of the images, by which everything is joined; "
-            "add it, or give --reference-ids FILE, one id a line"
-        )
+    ids = ids_of(path, arrays, given)
     own = {
         key: array
         for key, array in arrays.items()
@@ -325,7 +327,7 @@ def _no_runs(path: Path, twice: str, where: str) -> str:
     )
 
 
-def _csv(path: Path, _ids: tuple[str, ...] | None, _key: str | None) -> list[Reference]:
+def _csv(path: Path, given: GivenIds, _key: str | None) -> list[Reference]:
     """Read a square table with ids at its head and its side, or one line of numbers an image."""
     (_, *names), lines = read_table(path)
     if not names:
@@ -338,6 +340,7 @@ def _csv(path: Path, _ids: tuple[str, ...] | None, _key: str | None) -> list[Ref
         )
     name = path.stem
     ids = tuple(line[0].strip() for line in lines)
+    given.beside(path, ids)
     cells = {column: [line[k] for line in lines] for k, column in enumerate(names, start=1)}
     runs = cells.pop(RUN_KEY, None)
     columns = {column: column_numbers(path, column, own) for column, own in cells.items()}

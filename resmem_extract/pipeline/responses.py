@@ -22,6 +22,7 @@ from .array_files import (
     PLACES_KEY,
     ROI_KEY,
     TARGET_KEY,
+    GivenIds,
     check_named,
     check_real,
     column_numbers,
@@ -81,15 +82,15 @@ def read_responses(
         raise RequestError(f"responses {path} {what}; name a file: {_ENDINGS}")
     ending = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
     ending = ending.lower()
-    given = None if ids is None else read_id_list(ids)
+    given = GivenIds(None if ids is None else read_id_list(ids), "--response-ids")
     if mask is not None and not ending.startswith(".nii"):
         raise RequestError(f"{path}: a mask is of NIfTI files; got {ending or 'no ending'}")
     if ending in (".csv", ".tsv"):
-        found = _of_columns(path, _csv_columns(path), labels)
+        found = _of_columns(path, _csv_columns(path), given, labels)
     elif ending == ".parquet":
-        found = _of_columns(path, _parquet_columns(path), labels)
+        found = _of_columns(path, _parquet_columns(path), given, labels)
     elif ending in (".nii", ".nii.gz"):
-        found = _nifti(path, mask, given)
+        found = _nifti(path, mask, given.ids)
     elif ending in (".npy", ".npz", ".h5", ".hdf5"):
         found = _of_arrays(path, _arrays(path, ending), given, labels)
     else:
@@ -135,15 +136,10 @@ def _given_an_rdm(path: Path, what: str) -> str:
 def _of_arrays(
     path: Path,
     arrays: Mapping[str, npt.NDArray[Any]],
-    ids: tuple[str, ...] | None,
+    given: GivenIds,
     labels: Sequence[str],
 ) -> Responses:
-    ids = ids_of(arrays, ids)
-    if ids is None:
-        raise RequestError(
-            f"{path} has no {ID_KEY!r} with the ids of the images, by which everything is joined; "
-            "add it, or give --response-ids FILE, one id a line"
-        )
+    ids = ids_of(path, arrays, given)
     n, rows_of = len(ids), {}
     parts: dict[str, npt.NDArray[Any]] = {}
     for key, array in arrays.items():
@@ -264,7 +260,9 @@ def _parquet_columns(path: Path) -> dict[str, list[Any]]:
     return {name: table.column(name).to_pylist() for name in table.column_names}
 
 
-def _of_columns(path: Path, columns: dict[str, list[Any]], labels: Sequence[str]) -> Responses:
+def _of_columns(
+    path: Path, columns: dict[str, list[Any]], given: GivenIds, labels: Sequence[str]
+) -> Responses:
     if ID_KEY not in columns:
         raise RequestError(
             f"{path} has no column {ID_KEY!r}; expected it, and then one column a target; its "
@@ -272,6 +270,7 @@ def _of_columns(path: Path, columns: dict[str, list[Any]], labels: Sequence[str]
         )
     check_named(path, list(columns))
     ids = tuple(str(value).strip() for value in columns.pop(ID_KEY))
+    given.beside(path, ids)
     texts: dict[str, npt.NDArray[np.str_]] = {}
     numbers: dict[str, npt.NDArray[np.float64]] = {}
     for name, cells in columns.items():

@@ -247,6 +247,40 @@ def test_other_than_numbers_are_refused(array, message, tmp_path):
         assert "allow_pickle" not in str(caught.value)
 
 
+@pytest.mark.needs("rsatoolbox")
+def test_given_ids_are_for_files_that_have_none(square, tmp_path):
+    record = RDM.from_square(square, IDS, metric="correlation", name="it")
+    write_rdms(tmp_path / "rdms.h5", [record])
+    write_npz(tmp_path / "ours.npz", [record])
+    to_rsatoolbox(record).save(str(tmp_path / "theirs.h5"))
+    write_square(tmp_path / "it.csv", IDS, IDS, square)
+    np.savez(tmp_path / "it.npz", it=square, image_id=IDS)
+    scipy.io.savemat(tmp_path / "it.mat", {"it": square, "image_id": np.array(IDS, object)})
+    other = ("a.png", "b.png", *IDS[2:])
+    for name in ("rdms.h5", "ours.npz", "theirs.h5", "it.csv", "it.npz", "it.mat"):
+        assert only(tmp_path / name, IDS).rdm.ids == IDS
+        expected = rf"{name} has ids of images, other .* 'b\.png' and 'a\.png' in row 0; leave"
+        with pytest.raises(RequestError, match=expected):
+            only(tmp_path / name, other)
+        with pytest.raises(RequestError, match="gives: 5 and 4 of them; leave --reference-ids out"):
+            only(tmp_path / name, IDS[:4])
+
+
+@pytest.mark.needs("rsatoolbox")
+@pytest.mark.parametrize("descriptors", [{}, {"a": [*range(5)], "b": [*range(5)]}])
+def test_given_ids_where_rsatoolbox_knows_none(descriptors, square, tmp_path):
+    theirs = to_rsatoolbox(RDM.from_square(square, None, name="it"))
+    theirs.pattern_descriptors.update(descriptors)
+    theirs.save(str(tmp_path / "theirs.h5"))
+    with pytest.raises(RequestError, match=r"which pattern .*; add one .* or give --reference-ids"):
+        only(tmp_path / "theirs.h5")
+    found = only(tmp_path / "theirs.h5", IDS).rdm
+    assert found.ids == IDS
+    np.testing.assert_allclose(found.square(), square)
+    with pytest.raises(RequestError, match="4 ids for 5 images"):
+        only(tmp_path / "theirs.h5", IDS[:4])
+
+
 def test_responses_in_hdf5_are_patterns(patterns, square, tmp_path):
     with h5py.File(tmp_path / "v.h5", "w") as file:
         file["V1"], file["image_id"] = patterns, list(IDS)

@@ -48,6 +48,19 @@ def test_all_formats_hold_the_same(values, tmp_path):
         assert len(found.sha256) == 64
 
 
+def test_given_ids_are_for_files_that_have_none(values, tmp_path):
+    case(tmp_path, responses=values, image_id=IDS)
+    write_csv(tmp_path / "r.csv", {"image_id": IDS, "a": values[:, 0].tolist()})
+    ids = tmp_path / "ids.txt"
+    for name in ("r.npz", "r.csv"):
+        ids.write_text("\n".join(IDS))
+        assert read_responses(tmp_path / name, ids).ids == IDS
+        ids.write_text("\n".join([IDS[0], *IDS[:0:-1]]))
+        expected = r"has ids .* '1\.png' and '6\.png' in row 1; leave --response-ids out"
+        with pytest.raises(RequestError, match=expected):
+            read_responses(tmp_path / name, ids)
+
+
 @pytest.mark.parametrize("key", ["run", "session", "split", "subject"])
 def test_numbers_of_runs_are_no_target(values, tmp_path, key):
     numbers = [k // 4 for k in range(N)]
