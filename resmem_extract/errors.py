@@ -13,8 +13,8 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
 __all__ = [
     "DAMAGE",
@@ -39,6 +39,7 @@ __all__ = [
     "reason_of",
     "refuse_device",
     "shown",
+    "stem_advice",
     "unwritable",
 ]
 
@@ -158,6 +159,25 @@ def nearest(text: str, known: Sequence[str], n: int = 3) -> list[str]:
     """Return up to `n` of the known names that most resemble `text`, for 'did you mean'."""
     folded = {name.lower(): name for name in reversed(known)}
     return [folded[m] for m in difflib.get_close_matches(text.lower(), folded, n, cutoff=0.6)]
+
+
+def stem_advice(ids: Iterable[str], others: Iterable[str], otherwise: str) -> str:
+    """Return what to do about two sides that have too few images in common.
+
+    Parameters
+    ----------
+    ids, others : iterable of str
+    otherwise : str
+        What is to be done where folders and endings are not what tells the ids apart.
+    """
+    one, other = set(ids), set(others)
+    stems = {PurePosixPath(x).stem for x in one} & {PurePosixPath(x).stem for x in other}
+    if len(stems) <= len(one & other):
+        return otherwise
+    return (
+        f"without folders and endings {len(stems)} are the same: extract with --id stem, and write "
+        "ids of that kind into other files"
+    )
 
 
 def reason_of(error: BaseException) -> str:

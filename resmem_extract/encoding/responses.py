@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError, counted
+from ..errors import RequestError, counted, stem_advice
 
 __all__ = ["Grid", "Responses"]
 
@@ -137,7 +137,8 @@ class Responses:
         if len(missing) == len(set(self.ids)):
             raise RequestError(
                 f"{self.name} and the store have no image in common: one has {missing[0]!r}, the "
-                f"other {ids[0]!r}; if only folders or endings differ, extract with --id stem"
+                f"other {ids[0]!r}; "
+                + stem_advice(self.ids, ids, "give responses to its images, under the same ids")
             )
         if missing and not skip_missing:
             names = ", ".join(map(repr, missing[:_SHOWN]))

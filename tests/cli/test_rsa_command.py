@@ -116,15 +116,25 @@ def test_wrong_requests_end_with_2_and_write_nothing(stores, reference, call, tm
     holes = np.ones((N, N)) - np.eye(N)
     holes[1, 2] = holes[2, 1] = np.nan
     np.savez(tmp_path / "holes.npz", IT=holes, image_id=IDS)
-    np.savez(tmp_path / "elsewhere.npz", IT=holes, image_id=[f"x/{i}" for i in IDS])
+    np.savez(
+        tmp_path / "there.npz", IT=np.ones((N, N)) - np.eye(N), image_id=[f"x/{i}" for i in IDS]
+    )
     np.savez(tmp_path / "other.npz", IT=np.ones((N, N)) - np.eye(N), image_id=list("abcdefghij"))
     write_store(tmp_path / "flat.h5", "flat", 0, constant=3)
     a = stores[0]
     for asked, message in (
         ((a, "--reference", tmp_path / "bare.npz"), "has no 'image_id' with the ids"),
-        ((a, "--reference", tmp_path / "few.npz"), "have 2 images in common"),
+        (
+            (a, "--reference", tmp_path / "few.npz"),
+            "have 2 images in common, and comparing takes 3: A:conv1 has '00.png' and IT has "
+            "'00.png'; give sides that share 3 images or more",
+        ),
+        (
+            (a, "--reference", tmp_path / "there.npz"),
+            "10 are the same: extract with --id stem, and",
+        ),
         ((a, "--reference", tmp_path / "holes.npz"), "no finite dissimilarity of 01.png and 02"),
-        ((a, "--reference", tmp_path / "other.npz"), "extract with --id stem"),
+        ((a, "--reference", tmp_path / "other.npz"), "give sides that share 3 images or more"),
         ((a, "--reference", reference, "--compare", "cka"), "cka compares features"),
         ((a, "--reference", a), "a feature store is given as STORE"),
         ((a, "--reference", f"{reference}:human"), "has no reference 'human'"),

@@ -146,8 +146,11 @@ def test_order_never_matters_and_repeats_come_together(values, rng):
         found = given.of_images(wanted, skip_missing=True)
         assert found.ids == (IDS[3], IDS[0], IDS[6])
         np.testing.assert_array_equal(found.values, values[[3, 0, 6]])
-    with pytest.raises(RequestError, match=r"no image in common: one has '0.png', the other 'x'"):
+    expected = r"no image in common: one has '0.png', the other 'x'; give responses to its images"
+    with pytest.raises(RequestError, match=expected):
         responses.of_images(["x"], skip_missing=True)
+    with pytest.raises(RequestError, match="endings 2 are the same: extract with --id stem"):
+        responses.of_images(["0.jpg", "a/1.jpg", "x.jpg"], skip_missing=True)
 
 
 def test_a_target_may_have_no_ceiling(values, tmp_path):
