@@ -54,6 +54,8 @@ class Reference:
     sha256: str = ""
     """Of the file."""
     subjects: tuple[str, ...] = field(default=())
+    note: str = ""
+    """What the user may not expect of how it was read."""
 
     def called(self, name: str) -> Reference:
         """Return the same under another name."""
@@ -262,7 +264,14 @@ def _one_array(
         hint = f"; if its {n} columns are channels, name them in the file, under {TARGET_KEY!r}"
         return Reference(name, _of_square(path, name, array, ids, subjects, hint))
     patterns = array.astype(np.float64) if array.dtype.kind == "b" else array
-    return Reference(name, patterns=patterns, ids=ids, subjects=subjects)
+    note = ""
+    if len(subjects) > 1 and SUBJECT_KEY not in beside:  # encode takes them for repeats
+        note = (
+            f"{path}: {name} {list(array.shape)} is taken for {len(subjects)} subjects; if they are"
+            f" repeats, average them, or give measurements [{len(subjects) * n}, channels] with "
+            f"{ID_KEY!r} and {RUN_KEY!r}"
+        )
+    return Reference(name, patterns=patterns, ids=ids, subjects=subjects, note=note)
 
 
 def _subjects(path: Path, name: str, n: int, named: Any) -> tuple[str, ...]:

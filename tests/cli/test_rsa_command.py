@@ -68,6 +68,7 @@ def test_the_command_of_the_manual(stores, reference, call, tmp_path):
     done = call(*asked)
     assert done.code == 0, done.err
     assert "A:conv1 has 10 images, human_IT has 8: compared on the 8 that both have" in done.err
+    assert "human_IT [3, 8, 15] is taken for 3 subjects; if they are repeats, average" in done.err
     assert "human_IT" in done.out and f"{out / 'rsa.csv'}: 3 comparisons" in done.out
     figures = [f"{stem}.{ending}" for stem in FIGURES for ending in ("png", "svg", "pdf")]
     assert names(out) == sorted(["differences.csv", "rdms.h5", "rsa.csv", "rsa.json", *figures])

@@ -80,6 +80,10 @@ def test_patterns_of_several_subjects(patterns, tmp_path):
     assert made.subjects == ("x", "y")
     np.testing.assert_allclose(made.square()[1], squareform(pdist(2 * patterns)))
     assert reference.kernel("1GB") is None
+    assert reference.note == ""  # they have names
+    np.savez(tmp_path / "v.npz", V1=np.stack([patterns, 2 * patterns]), image_id=IDS)
+    note = only(tmp_path / "v.npz").note
+    assert "V1 [2, 5, 8] is taken for 2 subjects; if they are repeats, average them" in note
 
 
 def test_upper_triangles_and_one_rating_an_image(square, tmp_path):
