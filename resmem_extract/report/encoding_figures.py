@@ -31,6 +31,8 @@ Floats = npt.NDArray[np.float64]
 
 _INCH = 0.075
 """Of a letter of a module's name."""
+_ASIDE = 0.12
+"""Of the room of a module, between its regions."""
 _MOST_POINTS = 5000
 
 
@@ -155,9 +157,11 @@ def draw_profile_of_depth(data: Encoded) -> Figure:
             values = data.table[own][:, columns]
             mean, half = _mean_and_half(values)
             label = f"{region} ({len(columns)})" if len(columns) > 1 else region
-            axes.plot(x, mean, color=colour, marker=marker, markersize=4.5, label=label)
+            # Bars of one module would lie on each other.
+            at = x + _ASIDE * (k - (len(regions) - 1) / 2) if len(own) == 1 else x
+            axes.plot(at, mean, color=colour, marker=marker, markersize=4.5, label=label)
             if len(columns) > 1:
-                draw_interval(axes, x, mean - half, mean + half, colour)
+                draw_interval(axes, at, mean - half, mean + half, colour)
             ceiling = data.ceiling[columns]
             if np.isfinite(ceiling).any():
                 axes.axhline(np.nanmean(ceiling), color=colour, linewidth=1, linestyle="--")
@@ -165,7 +169,7 @@ def draw_profile_of_depth(data: Encoded) -> Figure:
         axes.set_xticks(x, [network_and_module(data.names[k])[1] for k in own], rotation=90)
         axes.set_title(title_of(network))
         axes.set_xlabel(ORDER)
-        axes.set_xlim(-0.6, max(len(own), 2) - 0.4)
+        axes.set_xlim(-0.6, len(own) - 0.4)
         plain(axes)
     panels[0].set_ylabel(what)
     handles, labels = panels[0].get_legend_handles_labels()

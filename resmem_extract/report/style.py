@@ -108,7 +108,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 def draw_interval(
     axes: Axes,
-    x: npt.NDArray[np.intp],
+    x: npt.NDArray[Any],
     low: Floats,
     high: Floats,
     colour: str,

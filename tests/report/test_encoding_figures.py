@@ -64,6 +64,8 @@ def test_the_interval_of_a_single_module_is_a_bar():
             half = 1.96 * values.std(ddof=1) / np.sqrt(3)
             (segment,) = bar.lines[2][0].get_segments()
             np.testing.assert_allclose(segment[:, 1], [values.mean() - half, values.mean() + half])
+        v1, it = (bar.lines[2][0].get_segments()[0][0, 0] for bar in axes.containers)
+        assert v1 < 0 < it  # beside each other, about the module
 
 
 @pytest.mark.parametrize(("regions", "step"), [(8, 1), (200, 4)])
