@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -168,10 +169,10 @@ def _mat(path: Path, given: GivenIds, key: str | None) -> list[Reference]:
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
+    if h5py.is_hdf5(path):
+        raise RequestError(f"{path} is a mat file of version 7.3; save it with -v7")
     try:
         content = loadmat(path, squeeze_me=True)
-    except NotImplementedError:
-        raise RequestError(f"{path} is a mat file of version 7.3; save it with -v7") from None
     except (*DAMAGE, MatReadError, IndexError) as error:  # the last where the header is cut short
         raise RequestError(f"{path} cannot be read as a mat file: {error}") from error
     named: list[tuple[str, npt.NDArray[Any]]] = []

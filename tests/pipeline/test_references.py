@@ -142,6 +142,14 @@ def test_mat(square, patterns, tmp_path):
     assert (measured.name, measured.ids) == ("V1", IDS)
 
 
+@pytest.mark.parametrize("block", [0, 512])  # in which MATLAB writes what the file is
+def test_a_mat_file_of_version_7_3_is_refused(block, square, tmp_path):
+    with h5py.File(tmp_path / "it.mat", "w", userblock_size=block) as file:
+        file["it"] = square
+    with pytest.raises(RequestError, match=r"it\.mat is a mat file of version 7\.3; save it"):
+        only(tmp_path / "it.mat")
+
+
 def test_csv_of_an_rdm_and_of_patterns(square, patterns, tmp_path):
     rows = [",".join([i, *map(repr, map(float, row))]) for i, row in zip(IDS, square, strict=True)]
     (tmp_path / "it.csv").write_text("\n".join([",".join(["", *IDS]), *rows]))
