@@ -12,39 +12,44 @@ from sklearn.model_selection import check_cv
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..errors import RequestError
+from ..gram import grams
 from .arrays import place_on
 from .banded import BandedOptions, banded_ridge, centred_kernels
-from .basis import from_features, from_products
-from .features import FeatureOptions, Form, Scale, standardised
+from .features import FeatureOptions, Form, Scale, bases, standardised
 from .folds import Fold
 from .solver import automatic_penalties, checked_penalties, dual, ridge
 
 __all__ = ["BandedRidgeCV", "RidgeCV"]
 
 Floats = npt.NDArray[np.float64]
+Values = npt.NDArray[np.floating]
+_DTYPES = [np.float64, np.float32]
+"""Features that are neither become the first; those of float32 are large, and not copied."""
+_TINY = 1e-300
+_COLUMNS = 2**12
+"""Features of which weights are computed at a time."""
 
 
 class _Linear(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """Prediction by weights of features, and what both models do with their input."""
 
-    coef_: Floats
+    coef_: Values
     intercept_: Any
 
     def predict(self, X: npt.ArrayLike) -> Floats:
         """Return predictions `[n, t]`, or `[n]` if fitted with one target."""
         check_is_fitted(self)
-        features = validate_data(self, X, reset=False, dtype=np.float64)
+        features = validate_data(self, X, reset=False, dtype=_DTYPES)
         predicted: Floats = features @ self.coef_.T + self.intercept_
         return predicted
 
-    def _checked(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Floats, bool]:
+    def _checked(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Values, Floats, bool]:
         features, targets = validate_data(
-            self, x, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=3
+            self, x, y, dtype=_DTYPES, multi_output=True, y_numeric=True, ensure_min_samples=3
         )
         return features, targets.reshape(len(targets), -1).astype(np.float64), targets.ndim == 1
 
-    def _finish(self, weights: Floats, means: Floats, centre: Floats, one: bool) -> None:
-        intercept = means - centre @ weights
+    def _finish(self, weights: Values, intercept: Floats, one: bool) -> None:
         self.coef_ = weights[:, 0] if one else weights.T
         self.intercept_ = float(intercept[0]) if one else intercept
 
@@ -96,24 +101,15 @@ class RidgeCV(_Linear):
         features, targets, one = self._checked(X, y)
         options = FeatureOptions(self.scale, self.components, self.form)
         everything = np.arange(len(features))
-        mean, deviation = standardised(features, everything, options.scale)
-        scaled = (features - mean) / deviation
         fold = Fold("all", everything, everything[:0], _held_out(self.cv, features))
-        place = place_on(self.device)
-        primal = self.form == "primal" or (
-            self.form == "auto" and features.shape[1] <= features.shape[0]
-        )
-        basis = (
-            from_features(scaled, fold, place, self.components)
-            if primal
-            else from_products(scaled @ scaled.T, everything, fold, place, self.components)
-        )
+        (basis,) = bases(features, everything, [fold], options, place_on(self.device))
         tried = (
             automatic_penalties(basis) if self.alphas is None else checked_penalties(self.alphas)
         )
         found = ridge(basis, targets, fold.inner, tried)
-        weights = scaled.T @ dual(basis, targets, found.penalties) / deviation[:, None]
-        self._finish(weights, targets.mean(axis=0), mean, one)
+        of_rows = dual(basis, targets, found.penalties)
+        weights, offset = _weights(features, of_rows, self.scale)
+        self._finish(weights, targets.mean(axis=0) - offset, one)
         self.alphas_ = tried
         self.alpha_ = float(found.penalties[0]) if one else found.penalties
         self.cv_scores_ = -found.losses
@@ -171,27 +167,68 @@ class BandedRidgeCV(_Linear):
             raise RequestError(f"bands: {len(given)} given for {features.shape[1]} features")
         self.bands_ = list(dict.fromkeys(given))
         number = np.array([self.bands_.index(band) for band in given])
-        mean = features.mean(axis=0)
-        centred = features - mean
-        parts = [centred[:, number == k] for k in range(len(self.bands_))]
         everything = np.arange(len(features))
         fold = Fold("all", everything, everything, _held_out(self.cv, features))
-        sizes = np.array([max((part**2).sum() / len(part), 1e-300) for part in parts])
-        kernels, _ = centred_kernels([part @ part.T for part in parts], everything, fold)
+        products = [
+            grams(features[:, number == k])["plain"].products for k in range(len(self.bands_))
+        ]
+        kernels, _ = centred_kernels(products, everything, fold)
         tried = None if self.alphas is None else checked_penalties(self.alphas)
         search = BandedOptions(self.n_iter, tried, self.random_state, self.device)
         found = banded_ridge(kernels, None, targets, fold.inner, search)
-        weights = np.empty((features.shape[1], targets.shape[1]))
-        for k, part in enumerate(parts):
-            share = found.weights[k] / found.penalties / sizes[k]
-            weights[number == k] = (part.T @ found.dual) * share
-        self._finish(weights, found.means, mean, one)
+        # Kernels were brought to a mean eigenvalue of 1, about the mean.
+        sizes = [(np.trace(k) - k.mean() * len(k)) / len(k) for k in products]
+        shares = found.weights / found.penalties / np.maximum(sizes, _TINY)[:, None]
+        weights, offset = _weights(features, found.dual, "center", shares, number)
+        self._finish(weights, found.means - offset, one)
         self.band_weights_ = found.weights
         self.alpha_ = float(found.penalties[0]) if one else found.penalties
         return self
 
 
-def _held_out(cv: Any, features: Floats) -> tuple[npt.NDArray[np.intp], ...]:
+def _weights(
+    features: Values,
+    of_rows: Floats,
+    scale: Scale,
+    shares: Floats | None = None,
+    band: npt.NDArray[np.intp] | None = None,
+) -> tuple[Values, Floats]:
+    """Return weights of features and what they make of the features' means, a few at a time.
+
+    Parameters
+    ----------
+    features : array, `[n, p]`
+    of_rows : array, `[n, t]`
+        Coefficients of the rows of the kernel.
+    scale : {"center", "zscore"}
+    shares : array, `[bands, t]`, optional
+        Factors of the weights of each band.
+    band : int array, `[p]`, optional
+
+    Returns
+    -------
+    array, `[p, t]`
+        In the precision of the features.
+    array, `[t]`
+    """
+    n, p = features.shape
+    of_rows = of_rows.astype(features.dtype)
+    weights = np.empty((p, of_rows.shape[1]), features.dtype)
+    offset = np.zeros(of_rows.shape[1])
+    for start in range(0, p, _COLUMNS):
+        some = slice(start, start + _COLUMNS)
+        mean, divisor = standardised(features[:, some], np.arange(n), scale)
+        own = weights[some]
+        np.matmul((features[:, some] - mean.astype(features.dtype)).T, of_rows, out=own)
+        if scale == "zscore":
+            own /= (divisor**2)[:, None]
+        if shares is not None and band is not None:
+            own *= shares[band[some]]
+        offset += mean @ own
+    return weights, offset
+
+
+def _held_out(cv: Any, features: Values) -> tuple[npt.NDArray[np.intp], ...]:
     """Return the rows that a splitter of scikit-learn holds out in turn."""
     if isinstance(cv, int):
         cv = min(cv, len(features))

@@ -174,10 +174,11 @@ def standardised(
 
     The divisor is 1 for ``center``, and infinite for a feature that does not vary.
     """
+    if scale == "center":
+        mean = features[train].mean(axis=0, dtype=np.float64)
+        return mean, np.ones_like(mean)
     own = np.asarray(features, dtype=np.float64)[train]
     mean = own.mean(axis=0)
-    if scale == "center":
-        return mean, np.ones_like(mean)
     deviation = own.std(axis=0)
     # As `scaled_grams` has it: variance within rounding of the features' own precision is none.
     precision = np.finfo(features.dtype if features.dtype.kind == "f" else np.float64).eps

@@ -47,6 +47,19 @@ def test_ridge_of_many_targets(rng, form, p):
     np.testing.assert_allclose(one.predict(x), model.predict(x)[:, 0])
 
 
+@pytest.mark.parametrize("scale", ["center", "zscore"])
+@pytest.mark.parametrize("p", [15, 5000])
+def test_float32_features_are_not_copied_to_float64(rng, scale, p):
+    x = (rng.standard_normal((60, p)) * rng.uniform(1, 3, p) + 20).astype(np.float32)
+    y = x[:, :15] @ rng.standard_normal((15, 4)) + rng.standard_normal((60, 4)) * 3
+    model = RidgeCV([30.0], scale=scale).fit(x, y)
+    assert model.coef_.dtype == np.float32
+    wide = x.astype(np.float64)
+    sizes = wide.std(axis=0) if scale == "zscore" else 1.0
+    expected = Ridge(alpha=30.0).fit(wide / sizes, y).predict(wide / sizes)
+    np.testing.assert_allclose(model.predict(x), expected, atol=1e-4 * np.abs(y).max())
+
+
 def test_bands_are_those_of_himalaya(rng):
     """GroupRidgeCV on the same features, weights and penalties."""
     from himalaya.ridge import solve_group_ridge_random_search
