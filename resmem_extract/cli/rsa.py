@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,11 +21,20 @@ from .options import (
     requested,
 )
 from .tables import print_table
-from .terminal import already, notes, print_json, progress_bar, results
+from .terminal import (
+    NOTHING_WRITTEN,
+    already,
+    notes,
+    print_json,
+    progress_bar,
+    results,
+    told_of_interrupt,
+)
 
 if TYPE_CHECKING:
     from ..compare.table import Row
     from ..config import RsaRun
+    from ..pipeline.rsa import RsaResult
 
 __all__ = ["rsa_command", "run_rsa"]
 
@@ -153,40 +164,52 @@ def rsa_command(
 
 def run_rsa(run: RsaRun, *, as_json: bool, quiet: bool) -> None:
     """Do what a validated run asks, and print the comparisons with references."""
+    from ..pipeline.result_folder import Figures
     from ..pipeline.rsa import compare_stores
 
     _check_figures(run)
-    with progress_bar("reading", "opening the stores", quiet, unit="bytes") as progress:
+
+    def draw(result: RsaResult, folder: Path, formats: Sequence[str]) -> None:
+        from ..report import draw_all
+
+        draw_all(
+            folder,
+            result.table.rows,
+            result.models,
+            result.references,
+            formats,
+            groups=result.columns.get(run.group or "", {}),
+            images=run.images,
+        )
+
+    look = run.model_dump(mode="json", include={"images", "group"})
+    with (
+        told_of_interrupt(NOTHING_WRITTEN),
+        progress_bar("reading", "opening the stores", quiet, unit="bytes") as progress,
+    ):
         result = compare_stores(
             run.store,
             run.module,
             references=run.reference,
             out=run.out,
-            also=run.model_dump(mode="json", include={"figures", "images", "group"}),
+            figures=Figures(run.figures, look, ("rdm_*", "matrix_*", "profile_*", "map_*"), draw),
             progress=progress,
             tell=notes(quiet),
             **run.options(),
         )
-    rows = result.table.rows
-    if run.figures and not result.already_complete:
-        from ..report import draw_all
+    with told_of_interrupt(f"{run.out} holds the whole result"):
+        _show(result, run.out, as_json, quiet)
 
-        draw_all(
-            run.out,
-            rows,
-            result.models,
-            result.references,
-            run.figures,
-            groups=result.columns.get(run.group or "", {}),
-            images=run.images,
-        )
+
+def _show(result: RsaResult, out: Path, as_json: bool, quiet: bool) -> None:
+    rows = result.table.rows
     if as_json:
         print_json([_as_json(row) for row in rows])
     elif not quiet:
         names = {reference.name for reference in result.references}
         _print([row for row in rows if row.b in names] or rows)
         what = counted(len(rows), "comparison")
-        results.print(f"{run.out / 'rsa.csv'}: {what}{already(result)}", markup=False)
+        results.print(f"{out / 'rsa.csv'}: {what}{already(result)}", markup=False)
 
 
 def _check_figures(run: RsaRun) -> None:

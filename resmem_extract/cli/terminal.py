@@ -34,6 +34,7 @@ from ..errors import ResmemExtractError
 
 __all__ = [
     "INTERRUPTED",
+    "NOTHING_WRITTEN",
     "already",
     "notes",
     "print_json",
@@ -46,7 +47,7 @@ __all__ = [
 
 INTERRUPTED = 130
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]  # click's own, or typer's copy
-_NOTHING_WRITTEN = "nothing was written; the same command starts again from the beginning"
+NOTHING_WRITTEN = "nothing was written; the same command starts again from the beginning"
 _LOG_EVERY = 60.0
 """Seconds between lines of progress where stderr is a file."""
 
@@ -71,12 +72,13 @@ class _Interrupted(ResmemExtractError):
 
 
 @contextmanager
-def told_of_interrupt() -> Iterator[None]:
-    """Let what was interrupted say what is kept."""
+def told_of_interrupt(
+    early: str = "no image was computed; the same command starts again",
+) -> Iterator[None]:
+    """Let what was interrupted say what is kept; where it says nothing, it is `early`."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        early = "no image was computed; the same command starts again"
         raise _Interrupted(str(interrupt) or early) from interrupt
 
 
@@ -186,7 +188,7 @@ def run_app(app: typer.Typer, name: str) -> None:
         if type(error).__name__ != "NoArgsIsHelpError":  # for that one, help was shown
             _fail(_usage(error, name), code)
     except (KeyboardInterrupt, typer.Abort):
-        code = _fail_interrupted(_NOTHING_WRITTEN, ended_by)
+        code = _fail_interrupted(NOTHING_WRITTEN, ended_by)
     except BrokenPipeError:  # `| head` has read enough
         _drop_output()
         code = 0
