@@ -65,6 +65,14 @@ def already(result: Any) -> str:
     return " (already complete)" if result.already_complete else ""
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, taken for Ctrl-C.
+
+    A class of its own: where a KeyboardInterrupt itself ends the start of a library, Python keeps
+    that in mind, and ``python -m`` dies of SIGINT in the end, whatever the exit code.
+    """
+
+
 class _Interrupted(ResmemExtractError):
     """Ctrl-C or SIGTERM, of which typer would lose the text."""
 
@@ -168,7 +176,7 @@ def run_app(app: typer.Typer, name: str) -> None:
         """Take SIGTERM, SLURM's end of the time limit, for Ctrl-C: files are tidied up."""
         signal.signal(number, signal.SIG_IGN)
         ended_by.append(number)
-        raise KeyboardInterrupt
+        raise _Terminated
 
     handler = signal.signal(signal.SIGTERM, terminate)
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is escaped
@@ -198,6 +206,11 @@ def run_app(app: typer.Typer, name: str) -> None:
         _drop_output()
         where = error.filename or "the output"
         code = _fail(f"{where} cannot be written: {os.strerror(error.errno)}", 1)
+    except Exception:
+        if not ended_by:
+            raise
+        # Some libraries, interrupted as they are loaded, make an ImportError of it.
+        code = _fail_interrupted("the same command starts again", ended_by)
     finally:
         signal.signal(signal.SIGTERM, handler)
     sys.exit(code if isinstance(code, int) else 0)
