@@ -34,6 +34,7 @@ from .terminal import (
 if TYPE_CHECKING:
     from ..compare.table import Row
     from ..config import RsaRun
+    from ..images import StimulusSet
     from ..pipeline.rsa import RsaResult
 
 __all__ = ["rsa_command", "run_rsa"]
@@ -133,8 +134,8 @@ def rsa_command(
         str | None,
         typer.Option(
             "--images",
-            metavar="DIR",
-            help="The images, for thumbnails beside RDMs.",
+            metavar="PATH",
+            help="The images as extract got them, for thumbnails beside RDMs.",
             rich_help_panel=_FIGURES,
         ),
     ] = None,
@@ -167,7 +168,7 @@ def run_rsa(run: RsaRun, *, as_json: bool, quiet: bool) -> None:
     from ..pipeline.result_folder import Figures
     from ..pipeline.rsa import compare_stores
 
-    _check_figures(run)
+    images = _check_figures(run)
 
     def draw(result: RsaResult, folder: Path, formats: Sequence[str]) -> None:
         from ..report import draw_all
@@ -179,7 +180,7 @@ def run_rsa(run: RsaRun, *, as_json: bool, quiet: bool) -> None:
             result.references,
             formats,
             groups=result.columns.get(run.group or "", {}),
-            images=run.images,
+            images=images,
         )
 
     look = run.model_dump(mode="json", include={"images", "group"})
@@ -212,8 +213,9 @@ def _show(result: RsaResult, out: Path, as_json: bool, quiet: bool) -> None:
         results.print(f"{out / 'rsa.csv'}: {what}{already(result)}", markup=False)
 
 
-def _check_figures(run: RsaRun) -> None:
-    """Raise before the work if figures cannot be as they were asked for."""
+def _check_figures(run: RsaRun) -> StimulusSet | None:
+    """Raise before the work if figures cannot be as they were asked for; return their images."""
+    from ..images import find_named
     from ..store import open_store
 
     if run.figures:
@@ -221,19 +223,23 @@ def _check_figures(run: RsaRun) -> None:
 
         check_figures()
     if run.group is None and run.images is None:
-        return
+        return None
     with open_store(run.store[0]) as store:
         known, ids = list(store.columns), store.image_ids.tolist()
-    if run.images is not None and not any((run.images / name).is_file() for name in ids):
-        raise RequestError(
-            f"--images {run.images}: none of the images of {run.store[0]} is there "
-            f"({ids[0]}, ...); expected the folder that their ids are relative to"
-        )
     if run.group is not None and run.group not in known:
         raise RequestError(
             f"--group {run.group}: the images have no such column; they have "
             f"{', '.join(known) or 'none'}"
         )
+    if run.images is None:
+        return None
+    images = find_named(run.images, ids)
+    if not set(ids) & set(images.ids):
+        raise RequestError(
+            f"--images {run.images}: none of the images of {run.store[0]} is there "
+            f"({ids[0]}, ...); give the images that it was made of"
+        )
+    return images
 
 
 def _as_json(row: Row) -> dict[str, Any]:

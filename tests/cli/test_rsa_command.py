@@ -20,7 +20,9 @@ N = 10
 IDS = [f"{k:02d}.png" for k in range(N)]
 
 
-def write_store(path: Path, model: str, seed: int, constant: int | None = None) -> Path:
+def write_store(
+    path: Path, model: str, seed: int, constant: int | None = None, ids: list[str] = IDS
+) -> Path:
     rng = np.random.default_rng(seed)
     specs = [
         ActivationSpec("conv1", "conv1", (4, 5, 5), ("image", "channel", "height", "width")),
@@ -30,7 +32,7 @@ def write_store(path: Path, model: str, seed: int, constant: int | None = None) 
     if constant is not None:
         arrays["conv1"][constant] = 0.5
     with StoreWriter(path, specs, N) as writer:
-        writer.append(IDS, [f"{k:064x}" for k in range(N)], arrays)
+        writer.append(ids, [f"{k:064x}" for k in range(N)], arrays)
         writer.finish({"label": ["cat", "dog"] * (N // 2)}, provenance={"model": model})
     return path
 
@@ -152,6 +154,9 @@ def test_wrong_requests_end_with_2_and_write_nothing(stores, reference, call, tm
 def test_what_figures_need_is_checked_before_the_work(stores, call, tmp_path):
     asked = ["rsa", *stores, "--module", "conv1", "--out", tmp_path / "o"]
     done = call(*asked, "--images", tmp_path / "nowhere")
+    assert done.code == 2 and "nowhere: No such file or directory; give a folder" in done.err
+    draw(tmp_path / "photos" / "other.png", 0)
+    done = call(*asked, "--images", tmp_path / "photos")
     assert done.code == 2 and "none of the images" in done.err and "00.png" in done.err
     done = call(*asked, "--figures", "none", "--figures", "png")
     assert done.code == 2
@@ -241,3 +246,26 @@ def test_figures_of_a_result_that_is_there_are_those_of_a_new_one(
     done = call(*asked, "--out", later)
     assert (done.code, len(done.err.splitlines())) == (1, 1)
     assert "rsa.csv is not what was written; --overwrite makes the result anew" in done.err
+
+
+def test_thumbnails_are_found_by_stem_and_in_a_list_too(stores, call, tmp_path):
+    paths = [tmp_path / "photos" / f"{'ab'[k % 2]}" / image_id for k, image_id in enumerate(IDS)]
+    for k, path in enumerate(paths):
+        draw(path, k)
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in paths))
+    stems = write_store(tmp_path / "S.h5", "S", 0, ids=[path.stem for path in paths])
+    relative = write_store(
+        tmp_path / "R.h5", "R", 0, ids=[f"{path.parent.name}/{path.name}" for path in paths]
+    )
+    drawn = set()
+    for number, (store, images) in enumerate(
+        [(stems, "photos"), (stems, "list.txt"), (relative, "photos")]
+    ):
+        out = tmp_path / f"o{number}"
+        asked = ("rsa", store, "--module", "conv1", "--out", out, "--figures", "png")
+        done = call(*asked, "--images", tmp_path / images)
+        assert done.code == 0, done.err
+        (figure,) = out.glob("rdm_*.png")
+        drawn.add(figure.stat().st_size)
+        assert call(*asked).code == 0  # the same without thumbnails
+        assert figure.stat().st_size < min(drawn) / 1.5
