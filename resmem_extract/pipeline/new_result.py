@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ..errors import ResmemExtractError, unwritable
+from ..errors import ResmemExtractError, WorkError, unwritable
 from ..partial_files import (
     make_folders,
     partial_name,
@@ -65,13 +65,30 @@ class NewResult:
         Raises
         ------
         RequestError or WorkError
-            If files cannot be written or moved, or figures not drawn.
+            If files cannot be written or moved, or figures not drawn; tables are kept in the latter
+            case unless there is a result already.
         KeyboardInterrupt
             If an interrupt came while files were moved; they are, and it says so.
         """
-        figures = self.place.figures
-        drawn = self._drawn(result, figures.formats) if figures else {}
+        tables = set(self.hidden.iterdir())
+        drawn: dict[str, Any] = {}
+        failure: Exception | None = None
+        if self.place.figures:
+            try:
+                drawn = self._drawn(result, self.place.figures.formats)
+            except Exception as error:
+                if (self.place.path / self.place.record).exists():
+                    raise
+                # Hours of work are not lost for a picture, where nothing whole is lost for them.
+                failure = error
+                for path in set(self.hidden.iterdir()) - tables:
+                    path.unlink()
         self._publish({**record, "figures": drawn}, {})
+        if isinstance(failure, ResmemExtractError):
+            text = f"{failure}; tables are whole, and the same command draws the figures"
+            raise WorkError(text) from failure
+        if failure:
+            raise failure
 
     def redraw(self, result: Any, found: Found) -> None:
         """Draw figures that are not there of a result that is; raises as `finish` does."""

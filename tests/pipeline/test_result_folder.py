@@ -76,22 +76,44 @@ def test_what_is_replaced_goes_and_what_is_the_users_stays(tmp_path):
     assert (there["plot_3.png"], there["notes.txt"]) == ("picture of 3", "mine")
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, WorkError("the disk is full")])
-def test_where_figures_cannot_be_drawn_all_is_as_it_was(tmp_path, error):
-    make(tmp_path / "o")
-    before = contents(tmp_path / "o")
-
+def failing(error: BaseException | type[BaseException]) -> Figures:
     def fail(numbers, folder, formats):
         draw(numbers, folder, formats)
         raise error
 
-    failing = replace(FIGURES, draw=fail)
-    for out in (tmp_path / "o", tmp_path / "new" / "o"):
-        with pytest.raises((KeyboardInterrupt, WorkError)):
-            make(out, "34", overwrite=True, figures=failing)
+    return replace(FIGURES, draw=fail)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, WorkError("the disk is full"), MemoryError])
+def test_where_figures_cannot_be_drawn_a_result_is_not_replaced(tmp_path, error):
+    make(tmp_path / "o")
+    before = contents(tmp_path / "o")
+    with pytest.raises(type(error) if isinstance(error, WorkError) else error):
+        make(tmp_path / "o", "34", overwrite=True, figures=failing(error))
     assert contents(tmp_path / "o") == before
-    assert not (tmp_path / "new").exists()
     assert make(tmp_path / "o") == []
+
+
+def test_an_interrupt_while_figures_are_drawn_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "new" / "o", figures=failing(KeyboardInterrupt))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (WorkError("the disk is full"), "full; tables are whole, and the same command draws the f"),
+        (MemoryError(), "^$"),
+    ],
+)
+def test_work_is_not_lost_for_a_figure(tmp_path, error, message):
+    out = tmp_path / "o"
+    with pytest.raises(type(error), match=message):
+        make(out, figures=failing(error))
+    assert sorted(contents(out)) == ["t.csv", "t.json"]
+    assert make(out) == [f"{out} holds this result; drawing its figures (png)"]
+    assert make(out) == []
 
 
 @pytest.mark.parametrize("name", ["t.csv", "extra.csv", "plot_7.png", "t.json"])
