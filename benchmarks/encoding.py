@@ -3,7 +3,8 @@
     python benchmarks/encoding.py speed                      # 2,000 x 100,000 x 1,000
     python benchmarks/encoding.py size                       # 10,000 x 430,592 x 20,000, hours
     python benchmarks/encoding.py size --features 20000 --targets 1000 --folds 1
-    python benchmarks/encoding.py layers                     # the true layer named, at SNR 1
+    python benchmarks/encoding.py layers --pool avg          # the true layer named, at SNR 1
+    python benchmarks/encoding.py layers --pool avg --photographs FOLDER
     python benchmarks/encoding.py null                       # p of targets of noise
 
 `size` reads through a synthetic reader that makes the bytes of a store as they are asked for.
@@ -21,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 from machine import one_line
 
@@ -54,6 +56,8 @@ def main() -> None:
     parser.add_argument("--memory", default="400MB")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--store", type=Path)
+    parser.add_argument("--photographs", type=Path, help="a folder; crops of twenty by default")
+    parser.add_argument("--pool", choices=["none", "avg", "max"], default="none")
     asked = parser.parse_args()
     if asked.what not in ("ours", "himalaya"):
         print(one_line())
@@ -215,36 +219,57 @@ def gemm(dtype: type) -> float:
 
 def layers(asked: argparse.Namespace) -> None:
     """Make voxels from each of five layers of ResMem at SNR 1; count how often it is named."""
-    from photographs import make_photographs
-
     import resmem_extract as rx
 
     t = asked.targets or 200
     modules = ["relu2", *(f"features.layer{k}" for k in (1, 2, 3, 4))]
-    with tempfile.TemporaryDirectory() as folder:
-        images = make_photographs(Path(folder) / "photographs", asked.images or 400)
-        rx.extract("resmem", modules, images, out=Path(folder) / "f.h5", pool="avg")
-        with open_store(Path(folder) / "f.h5") as store:
-            features = {name: store[name][:].astype(np.float64) for name in store}
-    rng = np.random.default_rng(0)
-    n = len(next(iter(features.values())))
-    ids = [f"{k:04d}" for k in range(n)]
-    for true, x in features.items():
-        z = (x - x.mean(axis=0)) / x.std(axis=0).clip(1e-6)
-        signal = z @ rng.standard_normal((z.shape[1], t))
-        y = signal / signal.std(axis=0) + rng.standard_normal((n, t))
-        scores = {}
-        for name, other in features.items():
-            made = ridge_models(
-                other, np.arange(n), list(kfolds(ids)), FeatureOptions("zscore"), place_on()
-            )
-            scores[name] = cross_validate(made, y).mean_r
-        table = np.stack(list(scores.values()))
-        named = np.array(list(scores))[table.argmax(axis=0)]
-        print(
-            f"{true:20} named for {(named == true).mean():6.1%}, mean r {scores[true].mean():.3f}"
-            f" of at most {np.sqrt(0.5):.3f}"
-        )
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        images = some_photographs(asked, folder)
+        rx.extract("resmem", modules, images, out=folder / "f.h5", pool=asked.pool)
+        rng = np.random.default_rng(1)
+        with open_store(folder / "f.h5") as store:
+            n, ids = len(store), store.image_ids
+            voxels = {
+                name: signals_of(store[name], t) + rng.standard_normal((n, t)) for name in store
+            }
+        regions = {name.replace(".", "_"): values for name, values in voxels.items()}
+        np.savez(folder / "voxels.npz", image_id=ids, **regions)
+        found = rx.encode(folder / "f.h5", responses=folder / "voxels.npz")
+        print(f"{n} photographs, pool {asked.pool}, {t} voxels of each layer")
+        for place, name in enumerate(voxels):
+            module = [scored.module for scored in found.scores].index(name)
+            own = slice(place * t, (place + 1) * t)
+            named, r = (found.best[own] == module).mean(), found.table[module, own].mean()
+            print(f"{name:20} named for {named:6.1%}, mean r {r:.3f}")
+
+
+def some_photographs(asked: argparse.Namespace, folder: Path) -> Path:
+    """Return a folder of the first photographs of those given, or of crops of a few."""
+    from photographs import make_photographs
+
+    if asked.photographs is None:
+        return make_photographs(folder / "photographs", asked.images or 400)
+    chosen = folder / "photographs"
+    chosen.mkdir()
+    for path in sorted(asked.photographs.iterdir())[: asked.images or 400]:
+        if path.suffix.lower() in (".jpg", ".jpeg", ".png"):
+            (chosen / path.name).symlink_to(path.resolve())
+    return chosen
+
+
+def signals_of(rows: h5py.Dataset, t: int) -> np.ndarray:
+    """Return sums of all features with weights of chance, each of variance 1, `[n, t]`.
+
+    They are drawn by what they covary: the inner products of images.
+    """
+    products = grams(rows)["plain"].products
+    centred = products - products.mean(axis=0)
+    centred -= centred.mean(axis=1, keepdims=True)
+    values, vectors = np.linalg.eigh(centred)
+    drawn = np.random.default_rng(0).standard_normal((len(values), t))
+    signals = vectors @ (np.sqrt(values.clip(0))[:, None] * drawn)
+    return signals / signals.std(axis=0)
 
 
 def null(asked: argparse.Namespace) -> None:

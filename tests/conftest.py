@@ -36,6 +36,14 @@ if importlib.util.find_spec("rsatoolbox") is None:
     collect_ignore.append("pipeline/test_compare_models.py")
 
 
+@pytest.fixture(scope="module")
+def _products_are_as_narrow_as_activations():
+    """Keep few images of few features from being multiplied in float64."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("resmem_extract.gram.arrays._CHEAP", 0)
+        yield
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what is left out."""
     ignored = ", ".join(globals().get("collect_ignore", ()))

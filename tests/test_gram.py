@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from resmem_extract.errors import RequestError
 from resmem_extract.gram import blocks, column_blocks, grams, memory_in_bytes
 
+pytestmark = pytest.mark.usefixtures("_products_are_as_narrow_as_activations")
+
 
 class Recorder:
     """An array that remembers what was read of it."""
@@ -71,6 +73,15 @@ def test_float16_is_multiplied_in_float32(rng):
     x = rng.random((7, 300)).astype(np.float16)
     expected = grams(x.astype(np.float32))["plain"].products
     np.testing.assert_array_equal(grams(x)["plain"].products, expected)
+
+
+def test_few_are_multiplied_in_float64_by_themselves(rng, monkeypatch):
+    x = (rng.random((20, 300)) + 50).astype(np.float32)
+    narrow, exact = (grams(x, precision=p)["plain"].products for p in ("float32", "float64"))
+    for limit, expected in ((20 * 20 * 300, exact), (20 * 20 * 300 - 1, narrow)):
+        monkeypatch.setattr("resmem_extract.gram.arrays._CHEAP", limit)
+        np.testing.assert_array_equal(grams(x)["plain"].products, expected)
+    assert np.abs(narrow - exact).max() > 0
 
 
 def test_whole_numbers_are_multiplied_in_float64(rng):

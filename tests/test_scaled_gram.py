@@ -8,6 +8,8 @@ import pytest
 from resmem_extract.errors import RequestError
 from resmem_extract.gram import scaled_grams
 
+pytestmark = pytest.mark.usefixtures("_products_are_as_narrow_as_activations")
+
 N = 40
 
 

@@ -215,7 +215,7 @@ class _Source:
         self.ids = None if given is None else tuple(str(image_id) for image_id in given)
         self.name = str(getattr(rows, "module", "features") if name is None else name)
         self.n_features = _n_features(rows)
-        self._precision = working_precision(rows.dtype, precision, self.name)
+        self._precision = working_precision(rows.shape, rows.dtype, precision, self.name)
         self._options = options
         if self.ids is not None and len(self.ids) != rows.shape[0]:
             raise RequestError(

@@ -127,7 +127,7 @@ class PairSample:
         """
         check_metric(metric)
         name = str(getattr(rows, "module", "features") if name is None else name)
-        working_precision(rows.dtype, "auto", name)
+        working_precision(rows.shape, rows.dtype, "auto", name)
         own_ids = getattr(rows, "image_ids", None) if ids is None else ids
         n_features = math.prod(rows.shape[1:])
         if metric == "correlation" and n_features == 1:

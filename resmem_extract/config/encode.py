@@ -33,7 +33,7 @@ class EncodeOptions(BaseModel):
     iterations: Count = 60
     """Weights of bands that banded ridge tries."""
     folds: Annotated[Count, Field(ge=2)] | None = None
-    """Outer folds: 5 by default, and one a subject with `subjects`."""
+    """Outer folds of images: 5 by default, and with `subjects` none."""
     inner: Annotated[Count, Field(ge=2)] = 5
     """Folds within the training images, in which penalties are chosen."""
     groups: str | None = None

@@ -8,7 +8,7 @@ from .banded import Banded, BandedOptions, banded_ridge, product_measure
 from .ceiling import ceiling_of_ncsnr, ncsnr, split_half
 from .estimators import BandedRidgeCV, RidgeCV
 from .features import FeatureOptions, Picked, bases, standardised
-from .folds import Fold, Folds, given_folds, group_folds, kfolds
+from .folds import Fold, Folds, crossed_folds, given_folds, group_folds, kfolds
 from .models import (
     METHODS,
     Method,
@@ -47,6 +47,7 @@ __all__ = [
     "checked_penalties",
     "correlation",
     "cross_validate",
+    "crossed_folds",
     "dual",
     "given_folds",
     "group_folds",

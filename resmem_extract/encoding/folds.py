@@ -10,7 +10,15 @@ import numpy.typing as npt
 
 from ..errors import RequestError, counted
 
-__all__ = ["TRAIN_ONLY", "Fold", "Folds", "given_folds", "group_folds", "kfolds"]
+__all__ = [
+    "TRAIN_ONLY",
+    "Fold",
+    "Folds",
+    "crossed_folds",
+    "given_folds",
+    "group_folds",
+    "kfolds",
+]
 
 Rows = npt.NDArray[np.intp]
 
@@ -42,11 +50,15 @@ class Folds:
     """Rows of one number are not independent of each other, `[n]`: repeats of an image, a group."""
     inner: int = 5
     seed: int = 0
+    apart: tuple[Rows, ...] = ()
+    """Rows that have a number in common with a test row are not trained on, `[n]` each; by default
+    those of its fold alone."""
 
     def __iter__(self) -> Iterator[Fold]:
         for number, name in enumerate(self.names):
             test = np.flatnonzero(self.numbers == number)
-            train = np.flatnonzero(self.numbers != number)
+            alike = [np.isin(rows, rows[test]) for rows in self.apart or (self.numbers,)]
+            train = np.flatnonzero(~np.any(alike, axis=0))
             yield Fold(name, train, test, self.inner_folds(train))
 
     def __len__(self) -> int:
@@ -132,6 +144,40 @@ def group_folds(
         fold_of[group] = filled.argmin()
         filled[fold_of[group]] += sizes[group]
     return _checked(Folds(fold_of[blocks], tuple(map(str, range(n))), blocks, inner, seed))
+
+
+def crossed_folds(
+    groups: Sequence[str], ids: Sequence[str], n: int, *, inner: int = 5, seed: int = 0
+) -> Folds:
+    """Leave out one group and some images at a time: neither a group nor an image is on both sides.
+
+    Subjects who saw the same images tell of each other's responses to them. What is said of new
+    subjects and new images takes a fold for each group and each of `n` folds of images, named
+    ``group/fold``; a model is made of the other groups' responses to the other images, and chooses
+    its penalty on images held out.
+
+    Parameters
+    ----------
+    groups : sequence of str
+        Of each row: its subject.
+    ids : sequence of str
+        Of the image of each row.
+    n, inner, seed
+        As for `kfolds`.
+
+    Raises
+    ------
+    RequestError
+        If there are too few groups, images or rows.
+    """
+    names, of_group = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    if len(names) < 2:
+        raise RequestError(f"leaving one out takes two groups or more; got {', '.join(names)}")
+    images = kfolds(ids, n, inner=inner, seed=seed)
+    numbers = of_group * n + images.numbers
+    crossed = tuple(f"{name}/{fold}" for name in names.tolist() for fold in images.names)
+    folds = Folds(numbers, crossed, images.blocks, inner, seed, (of_group, images.numbers))
+    return _checked(folds)
 
 
 def given_folds(

@@ -25,7 +25,8 @@ Images = npt.NDArray[np.intp]
 Method = Literal["ridge", "banded", "linear", "pls"]
 METHODS: tuple[Method, ...] = ("ridge", "banded", "linear", "pls")
 
-Heard = Callable[[Fold, Banded], None]
+Heard = Callable[[Fold, Values, Banded], None]
+"""Told of a fold, the targets that its model was given, and what it found."""
 
 
 def ridge_models(
@@ -179,7 +180,7 @@ def banded_models(
         ) -> tuple[Values, Floats]:
             found = banded_ridge(kernels, crossed, targets[fold.train], fold.inner, search)
             if heard is not None:
-                heard(fold, found)
+                heard(fold, targets, found)
             return found.predicted, found.penalties
 
         yield fold, model

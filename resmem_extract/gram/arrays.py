@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -15,10 +16,16 @@ __all__ = ["Precision", "not_finite", "on_host", "placing", "wide", "working_pre
 Precision = Literal["auto", "float32", "float64"]
 
 
+_CHEAP = 5e10
+"""Multiplications that take about a second in float64 on two cores: too little to save digits."""
+
+
 def working_precision(
-    dtype: np.dtype[Any], precision: Precision, name: str
+    shape: Sequence[int], dtype: np.dtype[Any], precision: Precision, name: str
 ) -> Literal["float32", "float64"]:
-    """Return the precision of the products of activations of a dtype.
+    """Return the precision of the products of all pairs of activations `[N, ...]` of a dtype.
+
+    ``auto`` is that of the activations, and float64 where it costs next to nothing.
 
     Raises
     ------
@@ -31,7 +38,8 @@ def working_precision(
         raise RequestError(f"precision {precision!r}: expected auto, float32 or float64")
     if precision != "auto":
         return precision
-    return "float32" if dtype.kind == "f" and dtype.itemsize <= 4 else "float64"
+    narrow = dtype.kind == "f" and dtype.itemsize <= 4
+    return "float32" if narrow and shape[0] * math.prod(shape) > _CHEAP else "float64"
 
 
 def placing(device: str) -> Callable[[npt.NDArray[Any]], Any]:

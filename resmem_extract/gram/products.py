@@ -79,7 +79,8 @@ def grams(
     memory : int or str
         Bytes that may be used, such as ``"2GB"``; the N x N results have to fit in them too.
     precision : {"auto", "float32", "float64"}
-        Of the products. ``"auto"``: float32 where the activations are float32 or float16.
+        Of the products. ``"auto"``: float32 where the activations are float32 or float16 and
+        there are many; float64 otherwise.
     device : str
         ``"cpu"`` (NumPy) or a device of PyTorch that has float64.
     name : str
@@ -98,7 +99,7 @@ def grams(
         images), or `memory` does not suffice.
     """
     _, p = size_of(rows, name)
-    work = np.dtype(working_precision(rows.dtype, precision, name))
+    work = np.dtype(working_precision(rows.shape, rows.dtype, precision, name))
     place = placing(device)
     running: dict[Form, _Sums] = {}
 

@@ -58,7 +58,7 @@ def scaled_grams(
     RequestError
         If an activation is NaN or infinite, or `memory` does not suffice.
     """
-    work = np.dtype(working_precision(rows.dtype, precision, name))
+    work = np.dtype(working_precision(rows.shape, rows.dtype, precision, name))
     place = placing(device)
     n = int(rows.shape[0])
     weights = np.stack([np.bincount(group, minlength=n) / len(group) for group in groups])

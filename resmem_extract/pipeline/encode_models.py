@@ -105,7 +105,7 @@ def validate_entry(
     bands: Bands = {}
     if len(features) > 1 or asked.method == "banded" or asked.partition:
         search = BandedOptions(asked.iterations, penalties, asked.seed, asked.device)
-        heard = _listener(bands, names, study)
+        heard = _listener(bands, names)
         models = banded_models(
             features, images, folds, options, search, heard, names=names, **about
         )
@@ -123,16 +123,17 @@ def validate_entry(
     return cross_validate(models, targets, study.chance, progress=step), bands
 
 
-def _listener(bands: Bands, names: Sequence[str], study: Study) -> Callable[[Fold, Banded], None]:
+def _listener(
+    bands: Bands, names: Sequence[str]
+) -> Callable[[Fold, npt.NDArray[np.floating], Banded], None]:
     """Return what keeps the share of each band, the first time that a fold is predicted."""
     heard: set[str] = set()
 
-    def listen(fold: Fold, found: Banded) -> None:
+    def listen(fold: Fold, targets: npt.NDArray[np.floating], found: Banded) -> None:
         if fold.name in heard:  # a permutation
             return
         heard.add(fold.name)
-        measured = study.responses.values[fold.test]
-        shares = product_measure(measured, found.bands, found.means)
+        shares = product_measure(targets[fold.test], found.bands, found.means)
         for k, name in enumerate(names):
             kept = bands.setdefault(name, {})
             for what, values in (("r2", shares[k]), ("weight", found.weights[k])):

@@ -14,6 +14,7 @@ from ..encoding import (
     Folds,
     Responses,
     ceiling_of_ncsnr,
+    crossed_folds,
     given_folds,
     group_folds,
     kfolds,
@@ -25,6 +26,7 @@ from ..store import Store
 
 __all__ = ["Study", "join"]
 
+Floats = npt.NDArray[np.float64]
 Tell = Callable[[str], None]
 _FOLDS = 5
 
@@ -41,7 +43,7 @@ class Study:
     """Image of each row of the responses, `[n]`."""
     folds: Folds
     chance: Chance | None
-    ceiling: npt.NDArray[np.float64]
+    ceiling: Floats
     """Of r, `[t]`; NaN where there is none."""
 
     def order(self, store: Store) -> npt.NDArray[np.intp]:
@@ -77,6 +79,11 @@ def join(stores: Sequence[Store], responses: Responses, asked: EncodeOptions, te
     place = {image_id: k for k, image_id in enumerate(ids)}
     images = np.array([place[image_id] for image_id in joined.ids], dtype=np.intp)
     folds = _folds(joined, asked)
+    if asked.subjects is not None and asked.folds is None and joined.repeated:
+        tell(
+            "the subject left out saw images that models are made of: r tells how subjects agree "
+            "as well as what modules hold; --folds 5 holds images out too"
+        )
     constant = [joined.targets[k] for k in np.flatnonzero(np.ptp(joined.values, axis=0) == 0)]
     if constant:
         raise RequestError(
@@ -90,10 +97,8 @@ def _check_columns(asked: EncodeOptions) -> None:
     given = [name for name in ("groups", "split", "subjects") if getattr(asked, name) is not None]
     if len(given) > 1:
         raise RequestError(f"--{given[0]} and --{given[1]} both say what the folds are; give one")
-    if given in (["split"], ["subjects"]) and asked.folds is not None:
-        raise RequestError(
-            f"--folds {asked.folds} goes with no --{given[0]}, which gives the folds"
-        )
+    if asked.split is not None and asked.folds is not None:
+        raise RequestError(f"--folds {asked.folds} goes with no --split, which gives the folds")
 
 
 def _check_same_images(stores: Sequence[Store], shared: set[str]) -> None:
@@ -140,7 +145,7 @@ def _averaged(responses: Responses, asked: EncodeOptions) -> Responses:
     return averaged
 
 
-def _ceiling(responses: Responses, asked: EncodeOptions, tell: Tell) -> npt.NDArray[np.float64]:
+def _ceiling(responses: Responses, asked: EncodeOptions, tell: Tell) -> Floats:
     nothing = np.full(responses.n_targets, np.nan)
     if responses.ceiling is not None:
         return responses.ceiling
@@ -152,6 +157,9 @@ def _ceiling(responses: Responses, asked: EncodeOptions, tell: Tell) -> npt.NDAr
     if asked.ceiling == "none":
         return nothing
     images = np.unique(responses.ids, return_inverse=True)[1]
+    values = responses.values
+    if asked.subjects is not None:
+        values = _on_one_scale(values, responses.labels[asked.subjects])
     if (counts > 1).sum() < 3:
         tell("no noise ceiling: images were measured once; give repeats, or ncsnr")
         return nothing
@@ -161,14 +169,29 @@ def _ceiling(responses: Responses, asked: EncodeOptions, tell: Tell) -> npt.NDAr
             "measured repeatedly"
         )
     if asked.ceiling == "ncsnr" or kept:
-        return ceiling_of_ncsnr(ncsnr(responses.values, images), repeats)
-    return split_half(responses.values, images, seed=asked.seed)
+        return ceiling_of_ncsnr(ncsnr(values, images), repeats)
+    return split_half(values, images, seed=asked.seed)
+
+
+def _on_one_scale(values: npt.NDArray[np.floating], subjects: npt.NDArray[np.str_]) -> Floats:
+    """Return each subject's responses as z-scores: r within one sees no level and no scale."""
+    scaled = np.zeros(values.shape)
+    for subject in np.unique(subjects):
+        own = values[subjects == subject].astype(np.float64)
+        own -= own.mean(axis=0)
+        deviation = own.std(axis=0)
+        np.divide(own, deviation, out=own, where=deviation > 0)
+        scaled[subjects == subject] = own
+    return scaled
 
 
 def _folds(responses: Responses, asked: EncodeOptions) -> Folds:
     options = {"inner": asked.inner, "seed": asked.seed}
     if asked.subjects is not None:
-        return group_folds(responses.labels[asked.subjects].tolist(), None, **options)
+        subjects = responses.labels[asked.subjects].tolist()
+        if asked.folds is not None:
+            return crossed_folds(subjects, responses.ids, asked.folds, **options)
+        return group_folds(subjects, None, **options)
     if asked.split is not None:
         return given_folds(responses.labels[asked.split].tolist(), responses.ids, **options)
     if asked.groups is not None:

@@ -15,6 +15,8 @@ from resmem_extract.errors import RequestError
 from resmem_extract.store import StoreWriter, open_store
 from resmem_extract.types import ActivationSpec
 
+pytestmark = pytest.mark.usefixtures("_products_are_as_narrow_as_activations")
+
 IDS = [f"{k:02d}.jpg" for k in range(100)]
 
 

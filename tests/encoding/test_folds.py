@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resmem_extract.encoding import given_folds, group_folds, kfolds
+from resmem_extract.encoding import crossed_folds, given_folds, group_folds, kfolds
 from resmem_extract.errors import RequestError
 
 
@@ -53,6 +53,21 @@ def test_groups_stay_together_inside_of_folds_too():
     assert [set(groups[fold.test]) for fold in alone] == [{name} for name in alone.names]
 
 
+def test_crossed_folds_have_neither_subject_nor_image_on_both_sides(rng):
+    order = rng.permutation(36)
+    who, ids = np.repeat(list("xyz"), 12)[order], np.tile([f"{k}" for k in range(12)], 3)[order]
+    folds = crossed_folds(who, ids, 3)
+    assert folds.names == tuple(f"{name}/{k}" for name in "xyz" for k in range(3))
+    tested = np.concatenate([fold.test for fold in folds])
+    assert sorted(tested.tolist()) == list(range(36))
+    for fold in folds:
+        assert (len(fold.train), len(fold.test)) == (2 * 8, 4)
+        assert not set(who[fold.train]) & set(who[fold.test])
+        assert not set(ids[fold.train]) & set(ids[fold.test])
+        held = [set(ids[fold.train][rows]) for rows in fold.inner]
+        assert sum(map(len, held)) == len(set.union(*held))  # no image in two inner folds
+
+
 def test_a_given_split_is_followed():
     ids = [f"{k}" for k in range(12)]
     folds = given_folds(["train"] * 8 + ["test"] * 4, ids)
@@ -73,6 +88,7 @@ def test_a_given_split_is_followed():
         (lambda: group_folds(["a", "b"] * 9), "three groups"),
         (lambda: group_folds(list("abcd") * 5, 9), "9 folds of 4 groups"),
         (lambda: group_folds(list("abcdef") * 2), "fold 'a' has 2 rows; expected 3 or more"),
+        (lambda: crossed_folds(["x"] * 9, list("abcdefghi"), 3), "two groups or more; got x"),
         (lambda: given_folds(["train"] * 9, list("abcdefghi")), "expected train and test"),
         (lambda: given_folds(["train", "test"] * 5, ["a"] * 10), "'a' is in test and in train"),
         (lambda: given_folds(["train"] * 8 + ["test"], list("abcdefghi")), "fold 'test' has 1 row"),

@@ -13,6 +13,8 @@ from resmem_extract.encoding.folds import Fold
 from resmem_extract.encoding.solver import dual, ridge
 from resmem_extract.gram import grams, scaled_grams
 
+pytestmark = pytest.mark.usefixtures("_products_are_as_narrow_as_activations")
+
 PENALTIES = np.logspace(-3, 5, 9)
 N, TRAIN = 60, 45
 

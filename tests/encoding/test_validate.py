@@ -205,3 +205,14 @@ def test_rows_of_an_array_in_another_order(rng):
     for key in (slice(None), slice(1, 4), np.array([3, 0, 3]), (slice(None), slice(1), slice(2))):
         first, *rest = key if isinstance(key, tuple) else (key,)
         np.testing.assert_array_equal(picked[key], x[order][(first, *rest)])
+
+
+@pytest.mark.parametrize(("dtype", "level"), [(np.float32, 1e4), (np.float64, 1e9)])
+def test_a_large_mean_costs_no_digits(rng, dtype, level):
+    x, y = data(rng)
+    raised = (y + level).astype(dtype)
+    plain = validated(x, raised.astype(np.float64) - level)
+    found = validated(x, raised)
+    np.testing.assert_allclose(found.r, plain.r, atol=1e-5)
+    np.testing.assert_allclose(found.r2, plain.r2, atol=1e-5)
+    np.testing.assert_allclose(found.predicted, plain.predicted + level, rtol=1e-6)

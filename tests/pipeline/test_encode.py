@@ -183,6 +183,7 @@ def test_a_full_disk_leaves_nothing(store, responses, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.needs("himalaya")
 def test_a_partition_that_is_there_is_read(store, responses, tmp_path):
     asked = {
         "modules": ["conv1", "fc"], "responses": responses, "partition": True, "iterations": 4,
@@ -218,23 +219,61 @@ def test_repeats_give_a_ceiling_and_are_averaged_or_kept(store, tmp_path, rng):
     assert np.ptp(of_image, axis=1).max() < 1e-9  # repeats of an image are in one fold
 
 
+def by_subjects(path, values, levels=(0, 0, 0)):
+    """Write a line a subject and image, of `values` `[subjects, N, t]`."""
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["image_id", "who", *"abcdef"[: values.shape[2]]])
+        for subject, own, level in zip("xyz", values, levels, strict=True):
+            writer.writerows([IDS[k], subject, *(own[k] + level)] for k in reversed(range(N)))
+    return path
+
+
 def test_leaving_one_subject_out(store, tmp_path, rng):
     shared = from_layer(store, "fc", rng, t=2)
-    with (tmp_path / "r.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["image_id", "who", "a", "b"])
-        for subject in "xyz":
-            for k in rng.permutation(N):
-                writer.writerow([IDS[k], subject, *(shared[k] + rng.standard_normal(2) * 0.3)])
-    found = rx.encode(store, "fc", responses=tmp_path / "r.csv", subjects="who", permutations=9)
+    responses = by_subjects(tmp_path / "r.csv", shared + 0.3 * rng.standard_normal((3, N, 2)))
+    told = []
+    found = rx.encode(
+        store, "fc", responses=responses, subjects="who", permutations=9, tell=told.append
+    )
     assert found.folds == ("x", "y", "z")
     assert (found.table > 0.8).all()
+    assert any("--folds 5 holds images out too" in line for line in told)
     who, predicted = found.responses.labels["who"], found.predicted["net:fc"]
     x = activations(store, "fc")[[IDS.index(image_id) for image_id in found.responses.ids]]
     k = found.folds.index("y")
     alpha = found.scores[0].alpha[k, 1]
     model = Ridge(alpha=alpha).fit(x[who != "y"], found.responses.values[who != "y", 1])
     np.testing.assert_allclose(predicted[who == "y", 1], model.predict(x[who == "y"]), rtol=1e-5)
+
+
+def test_what_subjects_share_is_not_predicted_of_images_held_out(store, tmp_path, rng):
+    chance = rng.standard_normal((N, 6))  # the same in all subjects, and of no module
+    responses = by_subjects(tmp_path / "r.csv", chance + 0.3 * rng.standard_normal((3, N, 6)))
+    told = []
+    options = {"responses": responses, "subjects": "who", "tell": told.append}
+    assert rx.encode(store, "fc", **options).table.mean() > 0.3
+    told.clear()
+    crossed = rx.encode(store, "fc", folds=3, **options)
+    assert crossed.folds[:4] == ("x/0", "x/1", "x/2", "y/0")
+    assert abs(crossed.table.mean()) < 0.15
+    assert not any("holds images out" in line for line in told)
+
+
+def test_the_ceiling_of_subjects_does_not_see_their_levels(store, tmp_path, rng):
+    """Of one subject with the truth, r is the root of how subjects correlate."""
+    values = rng.standard_normal((N, 6)) + 0.7 * rng.standard_normal((3, N, 6))
+    plain, shifted = (
+        rx.encode(
+            store, "fc", responses=by_subjects(tmp_path / name, values, levels), subjects="who"
+        )
+        for name, levels in (("a.csv", (0, 0, 0)), ("b.csv", (0, 5, -7)))
+    )
+    np.testing.assert_allclose(shifted.ceiling, plain.ceiling, rtol=1e-9)
+    expected = np.sqrt(
+        [np.corrcoef(values[:, :, k])[np.triu_indices(3, 1)].mean() for k in range(6)]
+    )
+    np.testing.assert_allclose(plain.ceiling, expected, atol=0.03)
 
 
 def test_groups_and_splits_are_columns(store, responses, tmp_path):
