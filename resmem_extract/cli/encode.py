@@ -22,7 +22,6 @@ from .options import (
 )
 from .tables import print_table
 from .terminal import (
-    NOTHING_WRITTEN,
     already,
     notes,
     print_json,
@@ -300,7 +299,7 @@ def run_encode(run: EncodeRun, *, as_json: bool, quiet: bool) -> None:
 
     stems = ("profile", "best", "predictions", "map_r", "map_best")
     with (
-        told_of_interrupt(NOTHING_WRITTEN),
+        told_of_interrupt(),
         progress_bar("encoding", "reading", quiet, unit="folds") as progress,
     ):
         result = encode(

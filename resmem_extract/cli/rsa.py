@@ -22,7 +22,6 @@ from .options import (
 )
 from .tables import print_table
 from .terminal import (
-    NOTHING_WRITTEN,
     already,
     notes,
     print_json,
@@ -185,7 +184,7 @@ def run_rsa(run: RsaRun, *, as_json: bool, quiet: bool) -> None:
 
     look = run.model_dump(mode="json", include={"images", "group"})
     with (
-        told_of_interrupt(NOTHING_WRITTEN),
+        told_of_interrupt(),
         progress_bar("reading", "opening the stores", quiet, unit="bytes") as progress,
     ):
         result = compare_stores(

@@ -34,7 +34,7 @@ from ..errors import ResmemExtractError
 
 __all__ = [
     "INTERRUPTED",
-    "NOTHING_WRITTEN",
+    "NO_IMAGE",
     "already",
     "notes",
     "print_json",
@@ -47,7 +47,8 @@ __all__ = [
 
 INTERRUPTED = 130
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]  # click's own, or typer's copy
-NOTHING_WRITTEN = "nothing was written; the same command starts again from the beginning"
+NO_IMAGE = "no image was computed; the same command starts again"
+_NOTHING_WRITTEN = "nothing was written; the same command starts again from the beginning"
 _LOG_EVERY = 60.0
 """Seconds between lines of progress where stderr is a file."""
 
@@ -80,9 +81,7 @@ class _Interrupted(ResmemExtractError):
 
 
 @contextmanager
-def told_of_interrupt(
-    early: str = "no image was computed; the same command starts again",
-) -> Iterator[None]:
+def told_of_interrupt(early: str = _NOTHING_WRITTEN) -> Iterator[None]:
     """Let what was interrupted say what is kept; where it says nothing, it is `early`."""
     try:
         yield
@@ -196,7 +195,7 @@ def run_app(app: typer.Typer, name: str) -> None:
         if type(error).__name__ != "NoArgsIsHelpError":  # for that one, help was shown
             _fail(_usage(error, name), code)
     except (KeyboardInterrupt, typer.Abort):
-        code = _fail_interrupted(NOTHING_WRITTEN, ended_by)
+        code = _fail_interrupted(_NOTHING_WRITTEN, ended_by)
     except BrokenPipeError:  # `| head` has read enough
         _drop_output()
         code = 0

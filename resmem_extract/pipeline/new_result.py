@@ -17,7 +17,6 @@ from ..partial_files import (
     make_folders,
     partial_name,
     remove,
-    remove_stale,
     removed_on_failure,
     sync,
     write_text,
@@ -159,11 +158,9 @@ def new_result(place: ResultFolder | None) -> Iterator[NewResult | None]:
     if place is None:
         yield None
         return
-    record_file = place.path / place.record
-    hidden = partial_name(record_file)
+    hidden = partial_name(place.path / place.record)
     try:
         made = make_folders(hidden)
-        remove_stale(record_file)
         with removed_on_failure(made):
             hidden.mkdir()
     except OSError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..errors import RequestError, WorkError, given_path, unwritable
+from ..partial_files import remove_stale
 from ..store import Store
 from ..weights import read_sha256
 from .differences import value_differences
@@ -64,6 +65,8 @@ class ResultFolder:
     def find(self, asked: Mapping[str, Any], *, overwrite: bool) -> Found | None:
         """Return what is there of a result; None if it is to be made.
 
+        What killed runs have left is removed.
+
         Parameters
         ----------
         asked : mapping
@@ -80,6 +83,7 @@ class ResultFolder:
             If the result that is there is damaged.
         """
         formats = self.figures.formats if self.figures else ()
+        remove_stale(self.path / self.record)
         try:
             there = self.read()
         except OSError as error:

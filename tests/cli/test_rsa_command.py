@@ -216,6 +216,7 @@ def test_a_run_that_ends_while_figures_are_drawn_has_changed_nothing(stores, cal
         )
         assert names(out) == sorted(before)
     assert "already complete" in call(*asked).out
+    assert names(out) == sorted(before)
     assert call(*other).code == 0
     assert names(out) == sorted(
         ["rdms.h5", "rsa.csv", "rsa.json", "matrix_spearman_euclidean.png"]
