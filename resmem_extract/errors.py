@@ -11,10 +11,13 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Sequence
-from pathlib import Path
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
 __all__ = [
+    "DAMAGE",
     "EMPTY_PATH",
     "DamagedStoreError",
     "ImageError",
@@ -36,8 +39,12 @@ __all__ = [
     "reason_of",
     "refuse_device",
     "shown",
+    "stem_advice",
     "unwritable",
 ]
+
+DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What readers of arrays raise on files that are empty, cut short or not what they should be."""
 
 _OF_THE_DISK = (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)
 
@@ -152,6 +159,25 @@ def nearest(text: str, known: Sequence[str], n: int = 3) -> list[str]:
     """Return up to `n` of the known names that most resemble `text`, for 'did you mean'."""
     folded = {name.lower(): name for name in reversed(known)}
     return [folded[m] for m in difflib.get_close_matches(text.lower(), folded, n, cutoff=0.6)]
+
+
+def stem_advice(ids: Iterable[str], others: Iterable[str], otherwise: str) -> str:
+    """Return what to do about two sides that have too few images in common.
+
+    Parameters
+    ----------
+    ids, others : iterable of str
+    otherwise : str
+        What is to be done where folders and endings are not what tells the ids apart.
+    """
+    one, other = set(ids), set(others)
+    stems = {PurePosixPath(x).stem for x in one} & {PurePosixPath(x).stem for x in other}
+    if len(stems) <= len(one & other):
+        return otherwise
+    return (
+        f"without folders and endings {len(stems)} are the same: extract with --id stem, and write "
+        "ids of that kind into other files"
+    )
 
 
 def reason_of(error: BaseException) -> str:

@@ -194,7 +194,12 @@ def run_app(app: typer.Typer, name: str) -> None:
         code = 2
         if type(error).__name__ != "NoArgsIsHelpError":  # for that one, help was shown
             _fail(_usage(error, name), code)
-    except (KeyboardInterrupt, typer.Abort):
+    except typer.Abort as abort:
+        # typer takes the end of any file for that of a terminal; a prompt's alone has no cause.
+        if isinstance(abort.__cause__, EOFError):
+            raise abort.__cause__ from None
+        code = _fail_interrupted(_NOTHING_WRITTEN, ended_by)
+    except KeyboardInterrupt:
         code = _fail_interrupted(_NOTHING_WRITTEN, ended_by)
     except BrokenPipeError:  # `| head` has read enough
         _drop_output()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError, StoreError, given_path
+from ..errors import DAMAGE, RequestError, StoreError, given_path
 from ..partial_files import partial_name
 from ..rdm import RDM
 
@@ -121,7 +121,7 @@ def npz_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
             content = np.load(stream, allow_pickle=False)
             for key in content.files:
                 arrays[key] = content[key]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         reason: object = error
         if "allow_pickle" in str(error):  # NumPy's advice would run code
             key = next(key for key in content.files if key not in arrays)

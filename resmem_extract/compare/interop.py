@@ -111,8 +111,14 @@ def from_rsatoolbox(rdms: Any, *, name: str | None = None, ids: str | None = Non
     return replace(record, provenance={"source": "rsatoolbox", "ids": descriptor})
 
 
-def read_rsatoolbox(path: Path) -> RDM:
+def read_rsatoolbox(path: Path, ids: Sequence[str] | None = None) -> RDM:
     """Read an HDF5 file that rsatoolbox saved; the stem of its name is the reference's.
+
+    Parameters
+    ----------
+    path : Path
+    ids : sequence of str, optional
+        Of the images, where no pattern descriptor of the file, or several, can hold them.
 
     Raises
     ------
@@ -122,6 +128,8 @@ def read_rsatoolbox(path: Path) -> RDM:
         Without rsatoolbox.
     """
     rdms = _rsatoolbox().rdm.load_rdm(str(path), file_type="hdf5")
+    if ids is not None and len(_candidates(rdms.pattern_descriptors)) != 1:
+        rdms.pattern_descriptors[_ID] = list(ids)
     return from_rsatoolbox(rdms, name=path.stem)
 
 
@@ -132,20 +140,25 @@ def _id_descriptor(descriptors: dict[str, Any], name: str, asked: str | None) ->
                 f"{name} has no pattern descriptor {asked!r}; it has {', '.join(descriptors)}"
             )
         return asked
-    if _ID in descriptors:
-        return _ID
-    distinct = [
-        key
-        for key, values in descriptors.items()
-        if key != "index" and len({str(value) for value in values}) == len(values)
-    ]
+    distinct = _candidates(descriptors)
     if len(distinct) != 1:
         found = ", ".join(distinct) if distinct else "none"
         raise RequestError(
             f"{name}: which pattern descriptor holds the ids of the images? Candidates: {found}; "
-            "add one named 'image_id'"
+            f"add one named {_ID!r}, or give --reference-ids FILE"
         )
     return distinct[0]
+
+
+def _candidates(descriptors: dict[str, Any]) -> list[str]:
+    """Return the pattern descriptors that can hold the ids: `image_id`, or what is distinct."""
+    if _ID in descriptors:
+        return [_ID]
+    return [
+        key
+        for key, values in descriptors.items()
+        if key != "index" and len({str(value) for value in values}) == len(values)
+    ]
 
 
 def crossnobis(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..errors import RequestError, counted
+from ..errors import RequestError, counted, stem_advice
 
 __all__ = ["MIN_IMAGES", "Named", "common_ids", "overlap_note"]
 
@@ -50,10 +50,11 @@ def common_ids(sides: Sequence[Named]) -> tuple[str, ...]:
         shown = " and ".join(
             f"{side.name} has {side.ids[0]!r}" for side in (first, other) if side.ids
         )
+        more = f"give sides that share {MIN_IMAGES} images or more, under the same ids"
         raise RequestError(
             f"{first.name} and {other.name} have {counted(len(common), 'image')} in common, and "
-            f"comparing takes {MIN_IMAGES}: {shown}; if only folders or endings differ, extract "
-            "with --id stem"
+            f"comparing takes {MIN_IMAGES}: {shown}; "
+            + stem_advice(first.ids or (), other.ids or (), more)
         )
     return common
 

@@ -76,13 +76,16 @@ class PairSample:
         total = len(names) * (len(names) - 1) // 2
         if len(names) < MIN_IMAGES:
             raise RequestError(f"pairs of {len(names)} images: expected {MIN_IMAGES} at least")
-        if n >= total:
+        if n >= total or total <= MIN_PAIRS:
             raise RequestError(
-                f"a sample of {n} pairs: {len(names)} images have {total}; leave --pairs out, to "
-                "compare them all"
+                f"a sample of {n} pairs: {len(names)} images have {total}; compare them all, by "
+                "rx.rsa.rdm or without --pairs"
             )
         if n < MIN_PAIRS:
-            raise RequestError(f"a sample of {n} pairs: expected {MIN_PAIRS} at least, say 1e6")
+            raise RequestError(
+                f"a sample of {n} pairs: expected {MIN_PAIRS} at least, and fewer than the {total} "
+                f"of these {len(names)} images"
+            )
         rng = np.random.default_rng(seed)
         first = rng.integers(0, len(names), n)
         second = rng.integers(0, len(names) - 1, n)

@@ -116,6 +116,10 @@ def banded_ridge(
         Without himalaya.
     """
     means = targets.mean(axis=0, dtype=np.float64)
+    about_mean = targets - means
+    # himalaya's scores take a small variance for none: volts and tesla are brought to size 1.
+    sizes = about_mean.std(axis=0)
+    sizes[sizes == 0] = 1.0
     # himalaya centres within its inner folds; its refit needs kernels and targets about the mean.
     weights_tried = _weights(len(kernels), options)
     penalties = FACTORS if options.penalties is None else options.penalties
@@ -125,7 +129,7 @@ def banded_ridge(
 
         found = solve_multiple_kernel_ridge_random_search(
             backend.asarray(kernels),
-            backend.asarray(targets - means),
+            backend.asarray(about_mean / sizes),
             n_iter=backend.asarray(weights_tried),
             alphas=backend.asarray(penalties),
             cv=_splitter(inner, len(targets)),
@@ -138,6 +142,7 @@ def banded_ridge(
             return_alphas=True,
         )
         deltas, dual, _, chosen, intercept = map(backend.to_numpy, found)
+    dual, intercept = dual * sizes, intercept * sizes
     scales = np.exp(deltas)  # weight / penalty, [bands, t]
     tests = np.empty((len(kernels), 0, len(targets))) if crossed is None else crossed
     bands = (tests @ dual) * scales[:, None]

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError, counted
+from ..errors import RequestError, counted, stem_advice
 
 __all__ = ["Grid", "Responses"]
 
 Values = npt.NDArray[np.floating]
 _SHOWN = 3
+_LARGEST = 1e15
+"""Of a response: single precision bears the squares of many such."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,29 @@ class Responses:
                 raise RequestError(
                     f"{self.name}: {what} has {len(given)} values, expected {t}: one a target"
                 )
+        self._check_possible()
         self._check_finite()
+        largest = max(float(self.values.max()), -float(self.values.min()))
+        if largest > _LARGEST:
+            raise RequestError(
+                f"{self.name}: values up to {largest:.3g}, whose squares single precision does not "
+                f"hold; expected {_LARGEST:g} at most, give them in a larger unit"
+            )
+
+    def _check_possible(self) -> None:
+        """Raise if a noise ceiling, or what one is made of, cannot be; NaN stands for none."""
+        ratio, ceiling = (
+            np.empty(0) if given is None else given for given in (self.ncsnr, self.ceiling)
+        )
+        for what, wrong, expected in (
+            ("ncsnr", ratio[(ratio < 0) | np.isinf(ratio)], "a ratio, 0 or above"),
+            ("ceiling", ceiling[(ceiling <= 0) | (ceiling > 1)], "the largest r, above 0, up to 1"),
+        ):
+            if len(wrong):
+                raise RequestError(
+                    f"{self.name}: {what} holds {wrong[0]:g}; expected {expected} (no percent), or "
+                    "NaN for a target that has none"
+                )
 
     def _check_finite(self) -> None:
         if np.isfinite(self.values.sum(dtype=np.float64)):
@@ -113,7 +137,8 @@ class Responses:
         if len(missing) == len(set(self.ids)):
             raise RequestError(
                 f"{self.name} and the store have no image in common: one has {missing[0]!r}, the "
-                f"other {ids[0]!r}; if only folders or endings differ, extract with --id stem"
+                f"other {ids[0]!r}; "
+                + stem_advice(self.ids, ids, "give responses to its images, under the same ids")
             )
         if missing and not skip_missing:
             names = ", ".join(map(repr, missing[:_SHOWN]))

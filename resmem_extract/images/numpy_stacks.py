@@ -6,7 +6,6 @@ import struct
 import tempfile
 import threading
 import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..errors import RequestError, ResmemExtractError, WorkError, reason_of, shown
+from ..errors import DAMAGE, RequestError, ResmemExtractError, WorkError, reason_of, shown
 from .stacks import as_picture, check_pixels, from_stack
 from .stimuli import StimulusSet
 
@@ -23,8 +22,6 @@ __all__ = ["NumpyStack", "from_npy", "from_npz"]
 
 _NAMES_OF_IDS = ("image_id", "ids", "id")
 _USUAL_NAMES = ("images", "imgBrick")
-_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What NumPy and zipfile raise on files that are not what they should be."""
 
 
 def from_npy(path: Path, ids: Iterable[Any] | None) -> StimulusSet:
@@ -70,7 +67,7 @@ def from_npz(path: Path, name: str | None, ids: Iterable[Any] | None) -> Stimulu
                 for info in archive.infolist()
                 if info.filename.endswith(".npy")
             }
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from error
     chosen = _choose(path, list(members), name)
     notes: tuple[str, ...] = ()
@@ -108,7 +105,7 @@ def _ids(path: Path, key: str) -> Any:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[key]
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise RequestError(
             f"{shown(path)}: {key} cannot be read; save ids as text: np.array(ids, dtype=str)"
         ) from error
@@ -153,7 +150,7 @@ class NumpyStack:
                     self._array = self._map()
                 except ResmemExtractError:
                     raise
-                except _DAMAGE as error:
+                except DAMAGE as error:
                     raise _unreadable(self.path, error) from error
             return self._array
 

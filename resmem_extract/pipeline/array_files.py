@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..compare.files import ID_KEY, SUBJECT_KEY, npz_arrays
-from ..errors import RequestError, reason_of
+from ..errors import DAMAGE, RequestError, reason_of
 
 __all__ = [
     "ID_KEY",
@@ -22,6 +24,8 @@ __all__ = [
     "ROI_KEY",
     "RUN_KEY",
     "TARGET_KEY",
+    "GivenIds",
+    "check_named",
     "check_real",
     "column_numbers",
     "hdf5_format",
@@ -39,6 +43,8 @@ Array = npt.NDArray[Any]
 TARGET_KEY, ROI_KEY, PLACES_KEY = "target", "roi", "coordinates"
 OF_TARGETS = (TARGET_KEY, ROI_KEY, PLACES_KEY, "ncsnr", "ceiling")
 """Keys with one value a target, which tell something of the responses."""
+_UNNAMED = re.compile(r"(Unnamed: \d+|__index_level_\d+__)?")
+"""What a column without a name is called in a CSV, one that was read back, or a parquet file."""
 RUN_KEY = "run"
 OF_MEASUREMENTS = (RUN_KEY, "session", "split", SUBJECT_KEY)
 """Keys and columns that tell something of measurements also where they hold numbers."""
@@ -47,16 +53,55 @@ OF_MEASUREMENTS = (RUN_KEY, "session", "split", SUBJECT_KEY)
 # Ids
 
 
-def ids_of(arrays: Mapping[str, Array], given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+@dataclass(frozen=True)
+class GivenIds:
+    """Ids of images that were given for files that have none."""
+
+    ids: tuple[str, ...] | None
+    option: str
+    """Of the command line, by which they are given."""
+
+    def beside(self, path: Path, own: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """Return the ids that a file has, or else those given.
+
+        Raises
+        ------
+        RequestError
+            If there are both, and they differ: which of them is right is not known.
+        """
+        if own is None or self.ids is None or own == self.ids:
+            return self.ids if own is None else own
+        pairs = enumerate(zip(own, self.ids, strict=False))
+        differ = (f"{a!r} and {b!r} in row {k}" for k, (a, b) in pairs if a != b)
+        raise RequestError(
+            f"{path} has ids of images, other ones than {self.option} gives: "
+            f"{next(differ, f'{len(own)} and {len(self.ids)} of them')}; leave {self.option} out, "
+            f"or write {ID_KEY!r} into the file that needs it"
+        )
+
+
+def ids_of(path: Path, arrays: Mapping[str, Array], given: GivenIds) -> tuple[str, ...]:
     """Return the ids of the images that a file has, or else those given.
 
     Blanks around an id do not count: MATLAB pads the rows of a text to one length.
+
+    Raises
+    ------
+    RequestError
+        If there are none, or both, and they differ.
     """
-    if ID_KEY not in arrays:
-        return given
-    values = np.ravel(arrays[ID_KEY]).tolist()
-    texts = (value.decode() if isinstance(value, bytes) else str(value) for value in values)
-    return tuple(text.strip() for text in texts)
+    own = None
+    if ID_KEY in arrays:
+        values = np.ravel(arrays[ID_KEY]).tolist()
+        texts = (value.decode() if isinstance(value, bytes) else str(value) for value in values)
+        own = tuple(text.strip() for text in texts)
+    ids = given.beside(path, own)
+    if ids is None:
+        raise RequestError(
+            f"{path} has no {ID_KEY!r} with the ids of the images, by which everything is joined; "
+            f"add it, or give {given.option} FILE, one id a line"
+        )
+    return ids
 
 
 def repeated(names: Sequence[str]) -> str | None:
@@ -94,7 +139,7 @@ def read_arrays(path: Path, npy_name: str = "") -> dict[str, Array]:
         return _hdf5_arrays(path)
     try:
         return {npy_name: np.load(path, allow_pickle=False)}
-    except (OSError, ValueError) as error:
+    except DAMAGE as error:
         objects = "allow_pickle" in str(error)  # NumPy's advice would run code
         reason = "it holds Python objects; save an array of numbers" if objects else error
         raise RequestError(f"{path} cannot be read as an npy file: {reason}") from error
@@ -152,7 +197,8 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     Raises
     ------
     RequestError
-        If it cannot be read, has no second line, lines of different length, or a name twice.
+        If it cannot be read, has no line of names, no second line, lines of different length, a
+        column without a name but for the first, or a name twice.
     """
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
@@ -170,9 +216,51 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
             raise RequestError(
                 f"{path}, line {number}: {len(line)} cells; expected {len(head)}, one a column"
             )
+    check_named(path, head[1:], 2)
+    if _is_data(head, [line[0] for _, line in rest]):
+        raise RequestError(
+            f"{path}: the first line is {', '.join(head[:2])}, ..., as that of an image; expected "
+            f"a line of names before it, such as {ID_KEY}, a, b"
+        )
     if (double := repeated(head)) is not None:
         raise RequestError(f"{path}: two columns are named {double!r}; rename one")
     return head, [line for _, line in rest]
+
+
+def _is_data(head: Sequence[str], side: Sequence[str]) -> bool:
+    """Tell whether a first line is that of an image already: its id, and numbers.
+
+    Names may be numbers too: those of channels after ``image_id`` or an empty cell, as pandas
+    writes them, and those of images, as in a square table.
+    """
+    corner, *names = (cell.strip() for cell in head)
+    if corner == ID_KEY or _UNNAMED.fullmatch(corner):
+        return False
+    if set(names) == {cell.strip() for cell in side}:
+        return False
+    return bool(names) and None not in map(_as_number, names)
+
+
+def check_named(path: Path, names: Sequence[str], first: int = 1) -> None:
+    """Raise if a column has no name, or one that pandas gives to those without: row numbers.
+
+    Parameters
+    ----------
+    path : Path
+    names : sequence of str
+    first : int
+        Which column of the file the first name is of.
+
+    Raises
+    ------
+    RequestError
+    """
+    for number, name in enumerate(names, start=first):
+        if _UNNAMED.fullmatch(name.strip()):
+            raise RequestError(
+                f"{path}: column {number} has no name (it is {name!r}); give it one, or leave it "
+                "out: pandas writes no numbers of rows with index=False"
+            )
 
 
 def column_numbers(

@@ -149,6 +149,7 @@ def _check(
             "pattern"
         )
     for name, method, taken in (
+        ("alpha", "ridge or banded", asked.method in ("ridge", "banded")),
         ("components", "pls", asked.method == "pls"),
         ("iterations", "banded", asked.method == "banded" or asked.partition),
     ):

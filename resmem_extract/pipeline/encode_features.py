@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from ..config import EncodeOptions
 from ..encoding import Picked
-from ..errors import RequestError
 from ..gram import Rows
 from ..store import FeatureArray
 from ..transforms import Vectors, fit, parse_steps
@@ -60,11 +59,10 @@ def prepared(
         return rows
     if wanted == "auto":
         wanted = johnson_lindenstrauss_size(len(order))
-        if wanted >= size:
-            tell(f"{name}: {size} features are not projected; distances would take {wanted}")
-            return rows
     if wanted >= size:
-        raise RequestError(f"{name}: cannot project {size} features to {wanted}; expected fewer")
+        why = "distances would take" if asked.project == "auto" else "they are no more than"
+        tell(f"{name}: {size} features are not projected; {why} {wanted}")
+        return rows
     vectors = Vectors([rows])
     chain = fit(parse_steps([f"project={wanted}"]), vectors, seed=asked.seed)
     blocks = [chain(vectors[np.arange(len(order))[cut]]) for cut in vectors.slices(len(order))]

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
 from ..compare import Kernel, crossnobis, kernel, rdm, read_rsatoolbox
 from ..compare.files import ABOUT_KEY, SUBJECT_KEY, read_npz
-from ..errors import RequestError, counted, nearest
+from ..errors import DAMAGE, RequestError, counted, nearest
 from ..rdm import RDM
 from ..store import is_rdm_file, read_rdms
 from ..weights import file_sha256
@@ -22,6 +23,7 @@ from .array_files import (
     PLACES_KEY,
     RUN_KEY,
     TARGET_KEY,
+    GivenIds,
     check_real,
     column_numbers,
     hdf5_format,
@@ -53,6 +55,8 @@ class Reference:
     sha256: str = ""
     """Of the file."""
     subjects: tuple[str, ...] = field(default=())
+    note: str = ""
+    """What the user may not expect of how it was read."""
 
     def called(self, name: str) -> Reference:
         """Return the same under another name."""
@@ -113,7 +117,7 @@ def read_references(text: str, ids: Sequence[str] | None = None) -> list[Referen
             f"{path}: expected npz, npy, mat, csv, or h5 of this package or of rsatoolbox, got "
             f"{suffix or 'no ending'}"
         )
-    found = reader(path, None if ids is None else tuple(ids), key)
+    found = reader(path, GivenIds(None if ids is None else tuple(ids), "--reference-ids"), key)
     if key is not None:
         names = [reference.name for reference in found]
         if key not in names:
@@ -144,26 +148,33 @@ def file_and_key(text: str) -> tuple[Path, str | None]:
     raise RequestError(f"reference {text} {what}; name a file, such as human_IT.npz")
 
 
-def _npz(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:
+def _npz(path: Path, given: GivenIds, key: str | None) -> list[Reference]:
     arrays = read_arrays(path)
     if ABOUT_KEY in arrays:
-        return [Reference(record.name, record) for record in read_npz(path, ids)]
-    return _of_arrays(path, arrays, ids, key)
+        return _of_rdms(path, read_npz(path, given.ids), given)
+    return _of_arrays(path, arrays, given, key)
 
 
-def _npy(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:
-    return _of_arrays(path, read_arrays(path, npy_name=path.stem), ids, key)
+def _of_rdms(path: Path, records: Sequence[RDM], given: GivenIds) -> list[Reference]:
+    for record in records:
+        given.beside(path, record.ids)
+    return [Reference(record.name, record) for record in records]
 
 
-def _mat(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:
+def _npy(path: Path, given: GivenIds, key: str | None) -> list[Reference]:
+    return _of_arrays(path, read_arrays(path, npy_name=path.stem), given, key)
+
+
+def _mat(path: Path, given: GivenIds, key: str | None) -> list[Reference]:
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
+    if h5py.is_hdf5(path):
+        raise RequestError(f"{path} is a mat file of version 7.3; save it with -v7")
     try:
         content = loadmat(path, squeeze_me=True)
-    except NotImplementedError:
-        raise RequestError(f"{path} is a mat file of version 7.3; save it with -v7") from None
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path} cannot be read: {error}") from error
+    except (*DAMAGE, MatReadError, IndexError) as error:  # the last where the header is cut short
+        raise RequestError(f"{path} cannot be read as a mat file: {error}") from error
     named: list[tuple[str, npt.NDArray[Any]]] = []
     for name, value in content.items():
         array = np.asarray(value)
@@ -173,15 +184,15 @@ def _mat(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Refer
             named.append((name, array))
     if (twice := repeated([name for name, _ in named])) is not None:
         raise RequestError(f"{path}: two references are named {twice!r}; rename one in the file")
-    return _of_arrays(path, dict(named), ids, key)
+    return _of_arrays(path, dict(named), given, key)
 
 
-def _hdf5(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Reference]:
+def _hdf5(path: Path, given: GivenIds, key: str | None) -> list[Reference]:
     format_ = hdf5_format(path)
     if is_rdm_file(path):
-        return [Reference(record.name, record) for record in read_rdms(path)]
+        return _of_rdms(path, read_rdms(path), given)
     if format_ == "rsatoolbox":
-        return [Reference(path.stem, read_rsatoolbox(path))]
+        return _of_rdms(path, [read_rsatoolbox(path, given.ids)], given)
     arrays = {} if format_.startswith("resmem-extract") else read_arrays(path)
     if not arrays:
         raise RequestError(
@@ -189,22 +200,17 @@ def _hdf5(path: Path, ids: tuple[str, ...] | None, key: str | None) -> list[Refe
             f"rsatoolbox, or arrays [N, channels] beside {ID_KEY!r}; a feature store is given as "
             "STORE, not as --reference"
         )
-    return _of_arrays(path, arrays, ids, key)
+    return _of_arrays(path, arrays, given, key)
 
 
 def _of_arrays(
     path: Path,
     arrays: Mapping[str, npt.NDArray[Any]],
-    ids: tuple[str, ...] | None,
+    given: GivenIds,
     chosen: str | None,
 ) -> list[Reference]:
     """Tell apart RDMs and measured patterns by their shapes."""
-    ids = ids_of(arrays, ids)
-    if ids is None:
-        raise RequestError(
-            f"{path} has no {ID_KEY!r} with the ids of the images, by which everything is joined; "
-            "add it, or give --reference-ids FILE, one id a line"
-        )
+    ids = ids_of(path, arrays, given)
     own = {
         key: array
         for key, array in arrays.items()
@@ -259,7 +265,14 @@ def _one_array(
         hint = f"; if its {n} columns are channels, name them in the file, under {TARGET_KEY!r}"
         return Reference(name, _of_square(path, name, array, ids, subjects, hint))
     patterns = array.astype(np.float64) if array.dtype.kind == "b" else array
-    return Reference(name, patterns=patterns, ids=ids, subjects=subjects)
+    note = ""
+    if len(subjects) > 1 and SUBJECT_KEY not in beside:  # encode takes them for repeats
+        note = (
+            f"{path}: {name} {list(array.shape)} is taken for {len(subjects)} subjects; if they are"
+            f" repeats, average them, or give measurements [{len(subjects) * n}, channels] with "
+            f"{ID_KEY!r} and {RUN_KEY!r}"
+        )
+    return Reference(name, patterns=patterns, ids=ids, subjects=subjects, note=note)
 
 
 def _subjects(path: Path, name: str, n: int, named: Any) -> tuple[str, ...]:
@@ -324,14 +337,20 @@ def _no_runs(path: Path, twice: str, where: str) -> str:
     )
 
 
-def _csv(path: Path, _ids: tuple[str, ...] | None, _key: str | None) -> list[Reference]:
+def _csv(path: Path, given: GivenIds, _key: str | None) -> list[Reference]:
     """Read a square table with ids at its head and its side, or one line of numbers an image."""
     (_, *names), lines = read_table(path)
     if not names:
         parted = "a tab" if path.suffix.lower() == ".tsv" else "','"
         raise RequestError(f"{path}: one column; expected columns parted by {parted}")
+    if ID_KEY in names:
+        raise RequestError(
+            f"{path}: {ID_KEY!r} is column {2 + names.index(ID_KEY)}; expected the ids first: "
+            "pandas writes no numbers of rows with index=False"
+        )
     name = path.stem
     ids = tuple(line[0].strip() for line in lines)
+    given.beside(path, ids)
     cells = {column: [line[k] for line in lines] for k, column in enumerate(names, start=1)}
     runs = cells.pop(RUN_KEY, None)
     columns = {column: column_numbers(path, column, own) for column, own in cells.items()}

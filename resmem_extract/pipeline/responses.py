@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..encoding import Grid, Responses
-from ..errors import MissingExtraError, RequestError, given_path
+from ..errors import DAMAGE, MissingExtraError, RequestError, given_path
 from ..store import Store, is_rdm_file
 from ..weights import file_sha256
 from .array_files import (
@@ -21,6 +22,8 @@ from .array_files import (
     PLACES_KEY,
     ROI_KEY,
     TARGET_KEY,
+    GivenIds,
+    check_named,
     check_real,
     column_numbers,
     hdf5_format,
@@ -39,6 +42,8 @@ _NO_NUMBERS = (
     "--split)"
 )
 _ENDINGS = "npy, npz, h5, csv, tsv, parquet or nii"
+_PLACE = 1e-3
+"""How far affines may be apart, mm: headers keep them in single precision, or as quaternions."""
 
 
 def read_responses(
@@ -77,15 +82,15 @@ def read_responses(
         raise RequestError(f"responses {path} {what}; name a file: {_ENDINGS}")
     ending = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
     ending = ending.lower()
-    given = None if ids is None else read_id_list(ids)
+    given = GivenIds(None if ids is None else read_id_list(ids), "--response-ids")
     if mask is not None and not ending.startswith(".nii"):
         raise RequestError(f"{path}: a mask is of NIfTI files; got {ending or 'no ending'}")
     if ending in (".csv", ".tsv"):
-        found = _of_columns(path, _csv_columns(path), labels)
+        found = _of_columns(path, _csv_columns(path), given, labels)
     elif ending == ".parquet":
-        found = _of_columns(path, _parquet_columns(path), labels)
+        found = _of_columns(path, _parquet_columns(path), given, labels)
     elif ending in (".nii", ".nii.gz"):
-        found = _nifti(path, mask, given)
+        found = _nifti(path, mask, given.ids)
     elif ending in (".npy", ".npz", ".h5", ".hdf5"):
         found = _of_arrays(path, _arrays(path, ending), given, labels)
     else:
@@ -131,15 +136,10 @@ def _given_an_rdm(path: Path, what: str) -> str:
 def _of_arrays(
     path: Path,
     arrays: Mapping[str, npt.NDArray[Any]],
-    ids: tuple[str, ...] | None,
+    given: GivenIds,
     labels: Sequence[str],
 ) -> Responses:
-    ids = ids_of(arrays, ids)
-    if ids is None:
-        raise RequestError(
-            f"{path} has no {ID_KEY!r} with the ids of the images, by which everything is joined; "
-            "add it, or give --response-ids FILE, one id a line"
-        )
+    ids = ids_of(path, arrays, given)
     n, rows_of = len(ids), {}
     parts: dict[str, npt.NDArray[Any]] = {}
     for key, array in arrays.items():
@@ -170,7 +170,10 @@ def _of_arrays(
         rois = [str(roi) for roi in np.ravel(arrays[ROI_KEY])]
 
     def of_targets(key: str) -> npt.NDArray[np.float64] | None:
-        return np.asarray(arrays[key], dtype=np.float64).ravel() if key in arrays else None
+        if key not in arrays:
+            return None
+        check_real(path, key, arrays[key])
+        return np.asarray(arrays[key], dtype=np.float64).ravel()
 
     return Responses(
         values,
@@ -257,13 +260,17 @@ def _parquet_columns(path: Path) -> dict[str, list[Any]]:
     return {name: table.column(name).to_pylist() for name in table.column_names}
 
 
-def _of_columns(path: Path, columns: dict[str, list[Any]], labels: Sequence[str]) -> Responses:
+def _of_columns(
+    path: Path, columns: dict[str, list[Any]], given: GivenIds, labels: Sequence[str]
+) -> Responses:
     if ID_KEY not in columns:
         raise RequestError(
             f"{path} has no column {ID_KEY!r}; expected it, and then one column a target; its "
             f"columns are {', '.join(list(columns)[:5])}"
         )
+    check_named(path, list(columns))
     ids = tuple(str(value).strip() for value in columns.pop(ID_KEY))
+    given.beside(path, ids)
     texts: dict[str, npt.NDArray[np.str_]] = {}
     numbers: dict[str, npt.NDArray[np.float64]] = {}
     for name, cells in columns.items():
@@ -300,7 +307,9 @@ def _nifti(path: Path, mask: Path | None, ids: tuple[str, ...] | None) -> Respon
     if mask is None:
         raise RequestError(f"{path}: give --mask FILE, which says which voxels are targets")
     series = _volumes(path)
-    chosen = np.asarray(_volumes(mask).dataobj)
+    regions = _volumes(mask)
+    with _read_as_nifti(mask):
+        chosen = np.asarray(regions.dataobj)
     if len(series.shape) != 4 or series.shape[3] != len(ids):
         raise RequestError(
             f"{path} has shape {series.shape}; expected [x, y, z, {len(ids)}]: a volume an id"
@@ -309,12 +318,19 @@ def _nifti(path: Path, mask: Path | None, ids: tuple[str, ...] | None) -> Respon
         raise RequestError(
             f"mask {mask} has shape {chosen.shape}; expected {series.shape[:3]}, as {path} has"
         )
+    if not np.allclose(regions.affine, series.affine, atol=_PLACE):
+        own, other = (np.round(image.affine[:3], 3).tolist() for image in (regions, series))
+        raise RequestError(
+            f"mask {mask} has the affine {own}, and {path} has {other}: their voxels are other "
+            "places; resample the mask to these volumes"
+        )
     where = np.argwhere(chosen != 0)
     if not len(where):
         raise RequestError(f"mask {mask}: 0 everywhere; expected voxels that are not")
     x, y, z = where.T
     # A volume at a time: the whole series as float64 may be far larger than the voxels wanted.
-    rows = [np.asarray(series.dataobj[..., k])[x, y, z] for k in range(len(ids))]
+    with _read_as_nifti(path):
+        rows = [np.asarray(series.dataobj[..., k])[x, y, z] for k in range(len(ids))]
     values = np.stack(rows).astype(np.float32)
     numbers = chosen[x, y, z]
     several = len(np.unique(numbers)) > 1
@@ -335,7 +351,16 @@ def _volumes(path: Path) -> Any:
         raise MissingExtraError(
             "NIfTI files need nibabel: pip install 'resmem-extract[nifti]'"
         ) from None
-    try:
+    with _read_as_nifti(path):
         return nibabel.load(path)
-    except (OSError, nibabel.filebasedimages.ImageFileError) as error:
+
+
+@contextmanager
+def _read_as_nifti(path: Path) -> Iterator[None]:
+    """Say in one line that a file cannot be read: its volumes are only read when they are used."""
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        yield
+    except (*DAMAGE, ImageFileError) as error:
         raise RequestError(f"{path} cannot be read as NIfTI: {error}") from error

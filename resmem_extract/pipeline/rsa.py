@@ -210,6 +210,7 @@ def _foreseen(
     """Yield what the user may not expect of the result."""
     if len(chosen) == 1 and not references:
         yield "nothing to compare: one module, and no --reference; its RDM is written"
+    yield from filter(None, (reference.note for reference in references))
     if line := least_p(asked.permutations):
         yield line
 

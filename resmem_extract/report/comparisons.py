@@ -10,9 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ..compare.table import Row
-from .depth import ORDER, lines_over_depth, network_and_module
+from .depth import ORDER, lines_over_depth, network_and_module, title_of
 from .labels import place_labels
-from .style import COLOURS, MARKERS, SEQUENTIAL, axis_label, new_figure, plain
+from .style import (
+    COLOURS,
+    MARKERS,
+    MOST_NUMBERS,
+    SEQUENTIAL,
+    axis_label,
+    draw_interval,
+    new_figure,
+    plain,
+    write_numbers,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +32,6 @@ __all__ = ["classical_scaling", "draw_map", "draw_matrix", "draw_profile", "simi
 
 Floats = npt.NDArray[np.float64]
 
-_MOST_NUMBERS = 16
-"""Modules up to which numbers are written into the cells."""
 _CELL, _STEP, _LETTER = 0.22, 0.22, 0.075
 """Inches of a cell, of a module on an axis, and of a letter of its name."""
 
@@ -67,21 +75,11 @@ def draw_matrix(rows: Sequence[Row], names: Sequence[str]) -> Figure:
     axes.set_xlabel(ORDER)
     axes.set_ylabel(ORDER)
     _mark_networks(axes, networks)
-    if n <= _MOST_NUMBERS:
-        for i, j in np.ndindex(n, n):
-            if not math.isnan(matrix[i, j]):
-                dark = matrix[i, j] < low + 0.5 * (1 - low)
-                colour = "white" if dark else "black"
-                text = _short(float(matrix[i, j]))
-                axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=6.5)
+    if n <= MOST_NUMBERS:
+        write_numbers(axes, matrix, low, 1)
     bar = figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02)
     bar.set_label(_what(rows[0]))
     return figure
-
-
-def _short(value: float) -> str:
-    """Write two digits, without the zero before them, and zero without a sign."""
-    return f"{round(value, 2) + 0.0:.2f}".replace("0.", ".", 1)
 
 
 def _mark_networks(axes: Axes, networks: Sequence[str]) -> None:
@@ -127,11 +125,7 @@ def draw_profile(
     lines = lines_over_depth([row.a for row in mine], sources)
     networks = {name: [mine[k] for k in own] for name, own in lines.items()}
     longest = max(len(network_and_module(row.a)[1]) for row in mine) * _LETTER
-    # A narrow panel would let long names run into each other.
-    titles = [
-        network.replace("/", "/\n", 1).replace("@", "\n@").replace(" (", "\n(")
-        for network in networks
-    ]
+    titles = [title_of(network) for network in networks]
     sizes = [
         max(len(own), 3, max(map(len, title.split("\n"))) * _LETTER * 1.25 / _STEP)
         for title, own in zip(titles, networks.values(), strict=True)
@@ -180,9 +174,7 @@ def _one_profile(axes: Axes, rows: Sequence[Row], floor: float, k: int, subjects
     ceiling = rows[0].ceiling_low, rows[0].ceiling_high
     if not math.isnan(ceiling[0]):
         axes.axhspan(*ceiling, color="0.85", linewidth=0, label="noise ceiling")
-    if not np.isnan(low).all():
-        label = f"95 % interval: {resampled}"
-        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, label=label)
+    draw_interval(axes, x, low, high, colour, f"95 % interval: {resampled}")
     label = f"mean over {subjects} subjects" if subjects > 1 else "value"
     axes.plot(x, values, color=colour, marker=marker, markersize=4.5, linewidth=1.4, label=label)
     significant = np.array([row.p_fdr < 0.05 for row in rows])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["ORDER", "lines_over_depth", "network_and_module"]
+__all__ = ["ORDER", "lines_over_depth", "network_and_module", "title_of"]
 
 ORDER = "module, in the order given"
 """What the axis of depth says: a store keeps the order of the request that it was made by."""
@@ -15,6 +15,11 @@ def network_and_module(name: str) -> tuple[str, str]:
     """Split ``resmem:features.layer2.4`` at its first colon."""
     network, _, module = name.partition(":")
     return network, module
+
+
+def title_of(line: str) -> str:
+    """Return the name of a line in several rows: a narrow panel would let it run into the next."""
+    return line.replace("/", "/\n", 1).replace("@", "\n@").replace(" (", "\n(")
 
 
 def lines_over_depth(

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..encoding import Grid
-from .depth import ORDER, lines_over_depth, network_and_module
-from .style import COLOURS, MARKERS, SEQUENTIAL, new_figure, plain, save
+from .depth import ORDER, lines_over_depth, network_and_module, title_of
+from .region_matrix import draw_region_matrix
+from .style import COLOURS, MARKERS, SEQUENTIAL, draw_interval, new_figure, plain, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +31,8 @@ Floats = npt.NDArray[np.float64]
 
 _INCH = 0.075
 """Of a letter of a module's name."""
+_ASIDE = 0.12
+"""Of the room of a module, between its regions."""
 _MOST_POINTS = 5000
 
 
@@ -129,10 +132,17 @@ def draw_encoding(folder: Path, data: Encoded, formats: Sequence[str]) -> list[P
 def draw_profile_of_depth(data: Encoded) -> Figure:
     """Draw mean r over the modules of each network, one line a region, with its noise ceiling.
 
-    Bands are 95 % intervals of the mean over targets (1.96 standard errors).
+    Bands are 95 % intervals of the mean over targets (1.96 standard errors). More regions than
+    there are colours that readers can tell apart are rows of a matrix.
     """
     regions = _regions(data)
+    several = any(len(columns) > 1 for columns in regions.values())
+    what = "r, mean over targets and folds" if several else "r, mean over folds"
     networks = lines_over_depth(data.names, data.sources)
+    if len(regions) > len(COLOURS):
+        rows = [_mean_and_half(data.table[:, own])[0] for own in regions.values()]
+        tops = [_mean_and_half(data.ceiling[None, own])[0] for own in regions.values()]
+        return draw_region_matrix(data, _sizes(regions), np.stack(rows), what, np.stack(tops))
     longest = max(len(network_and_module(name)[1]) for name in data.names) * _INCH
     width = max(4.5, 0.34 * max(map(len, networks.values())) + 2.2)
     figure = new_figure(width * (1 if len(networks) == 1 else 1.25), 3.9 + longest)
@@ -147,22 +157,26 @@ def draw_profile_of_depth(data: Encoded) -> Figure:
             values = data.table[own][:, columns]
             mean, half = _mean_and_half(values)
             label = f"{region} ({len(columns)})" if len(columns) > 1 else region
-            axes.plot(x, mean, color=colour, marker=marker, markersize=4.5, label=label)
+            # Bars of one module would lie on each other.
+            at = x + _ASIDE * (k - (len(regions) - 1) / 2) if len(own) == 1 else x
+            axes.plot(at, mean, color=colour, marker=marker, markersize=4.5, label=label)
             if len(columns) > 1:
-                axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)
+                draw_interval(axes, at, mean - half, mean + half, colour)
             ceiling = data.ceiling[columns]
             if np.isfinite(ceiling).any():
                 axes.axhline(np.nanmean(ceiling), color=colour, linewidth=1, linestyle="--")
         axes.axhline(0, color="0.5", linewidth=0.8)
         axes.set_xticks(x, [network_and_module(data.names[k])[1] for k in own], rotation=90)
-        axes.set_title(network.replace(" (", "\n("))
+        axes.set_title(title_of(network))
         axes.set_xlabel(ORDER)
+        axes.set_xlim(-0.6, len(own) - 0.4)
         plain(axes)
-    several = any(len(columns) > 1 for columns in regions.values())
-    panels[0].set_ylabel("r, mean over targets and folds" if several else "r, mean over folds")
+    panels[0].set_ylabel(what)
     handles, labels = panels[0].get_legend_handles_labels()
     if several:
-        handles.append(Patch(color="0.5", alpha=0.4, linewidth=0))
+        bar = Line2D([], [], color="0.5", linestyle="none", marker="|", markersize=9)
+        band = Patch(color="0.5", alpha=0.4, linewidth=0)
+        handles.append(band if any(len(own) > 1 for own in networks.values()) else bar)
         labels.append("95 % interval of the mean over targets")
     if np.isfinite(data.ceiling).any():
         handles.append(Line2D([], [], color="0.3", linewidth=1, linestyle="--"))
@@ -174,6 +188,11 @@ def draw_profile_of_depth(data: Encoded) -> Figure:
 def draw_best(data: Encoded) -> Figure:
     """Draw for how many targets each module is the best, regions on top of one another."""
     regions = _regions(data)
+    if len(regions) > len(COLOURS):
+        numbers = np.arange(len(data.names))
+        rows = [(data.best[own][:, None] == numbers).mean(axis=0) for own in regions.values()]
+        what = "share of a region's targets that it predicts best"
+        return draw_region_matrix(data, _sizes(regions), np.stack(rows), what)
     longest = max(len(name) for name in data.names) * _INCH
     several = len({network_and_module(name)[0] for name in data.names}) > 1
     labels = list(data.names) if several else [network_and_module(n)[1] for n in data.names]
@@ -305,6 +324,11 @@ def _regions(data: Encoded) -> dict[str, npt.NDArray[np.intp]]:
     names = data.targets if few else [roi or "all targets" for roi in data.rois]
     given = np.array(names)
     return {str(name): np.flatnonzero(given == name) for name in dict.fromkeys(names)}
+
+
+def _sizes(regions: Mapping[str, npt.NDArray[np.intp]]) -> dict[str, int]:
+    """Return the number of targets of each region."""
+    return {name: len(own) for name, own in regions.items()}
 
 
 def _mean_and_half(values: Floats) -> tuple[Floats, Floats]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError, given_path
+from ..errors import DAMAGE, RequestError, given_path
 from ..partial_files import make_folders, partial_name
 from .merge import Merged, merge_stores
 from .reader import Store
@@ -198,12 +198,12 @@ def _in_order(paths: Sequence[Path]) -> list[Path]:
 def _load(path: Path) -> Arrays:
     try:
         loaded = np.load(path)
-    except (OSError, ValueError) as error:
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            return dict(loaded)
+    except DAMAGE as error:
         raise RequestError(f"{path} cannot be read: {error}") from error
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with loaded:
-        return dict(loaded)
 
 
 def _concatenated(parts: Sequence[Arrays]) -> Arrays:

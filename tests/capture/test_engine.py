@@ -291,7 +291,7 @@ batches = hnp.array_shapes(min_dims=1, max_dims=5, max_side=4).flatmap(
 POOLED_AXES = {1: (), 2: (), 3: (1,), 4: (2, 3), 5: (2, 3, 4)}
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(batches, st.sampled_from(["none", "avg", "max"]), st.booleans())
 def test_reduction_equals_numpy(batch: np.ndarray, pool: str, flatten: bool) -> None:
     found = reduce(torch.from_numpy(batch), Reduction(pool, flatten)).numpy()

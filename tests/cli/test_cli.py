@@ -11,13 +11,17 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import typer
 from commands import ENVIRONMENT, command, draw, names, run
+
+from resmem_extract.cli.terminal import run_app
 
 KEYS = {
     "model", "source", "weights_file_sha256", "state_dict_sha256", "preprocessing", "precision",
@@ -352,6 +356,23 @@ def test_shell_completion():
         COMP_CWORD="1",
     )
     assert done.out.split() == ["models", "modules"]
+
+
+@pytest.mark.parametrize(
+    ("ended", "expected"), [(typer.Abort, SystemExit), (EOFError, EOFError)], ids=["prompt", "file"]
+)
+def test_the_end_of_a_file_is_no_interruption(ended, expected, monkeypatch, capfd):
+    """typer takes it for Ctrl-D at a prompt, which raises `Abort` itself."""
+    app = typer.Typer()
+
+    @app.command()
+    def reads() -> None:
+        raise ended
+
+    monkeypatch.setattr(sys, "argv", ["reads"])
+    with pytest.raises(expected):
+        run_app(app, "reads")
+    assert ("interrupted" in capfd.readouterr().err) == (ended is typer.Abort)
 
 
 def test_a_reader_that_stops_is_no_error():

@@ -73,6 +73,7 @@ def test_the_command_of_the_manual(stores, reference, call, tmp_path):
     done = call(*asked)
     assert done.code == 0, done.err
     assert "A:conv1 has 10 images, human_IT has 8: compared on the 8 that both have" in done.err
+    assert "human_IT [3, 8, 15] is taken for 3 subjects; if they are repeats, average" in done.err
     assert "human_IT" in done.out and f"{out / 'rsa.csv'}: 3 comparisons" in done.out
     figures = [f"{stem}.{ending}" for stem in FIGURES for ending in ("png", "svg", "pdf")]
     assert names(out) == sorted(["differences.csv", "rdms.h5", "rsa.csv", "rsa.json", *figures])
@@ -121,15 +122,25 @@ def test_wrong_requests_end_with_2_and_write_nothing(stores, reference, call, tm
     holes = np.ones((N, N)) - np.eye(N)
     holes[1, 2] = holes[2, 1] = np.nan
     np.savez(tmp_path / "holes.npz", IT=holes, image_id=IDS)
-    np.savez(tmp_path / "elsewhere.npz", IT=holes, image_id=[f"x/{i}" for i in IDS])
+    np.savez(
+        tmp_path / "there.npz", IT=np.ones((N, N)) - np.eye(N), image_id=[f"x/{i}" for i in IDS]
+    )
     np.savez(tmp_path / "other.npz", IT=np.ones((N, N)) - np.eye(N), image_id=list("abcdefghij"))
     write_store(tmp_path / "flat.h5", "flat", 0, constant=3)
     a = stores[0]
     for asked, message in (
         ((a, "--reference", tmp_path / "bare.npz"), "has no 'image_id' with the ids"),
-        ((a, "--reference", tmp_path / "few.npz"), "have 2 images in common"),
+        (
+            (a, "--reference", tmp_path / "few.npz"),
+            "have 2 images in common, and comparing takes 3: A:conv1 has '00.png' and IT has "
+            "'00.png'; give sides that share 3 images or more",
+        ),
+        (
+            (a, "--reference", tmp_path / "there.npz"),
+            "10 are the same: extract with --id stem, and",
+        ),
         ((a, "--reference", tmp_path / "holes.npz"), "no finite dissimilarity of 01.png and 02"),
-        ((a, "--reference", tmp_path / "other.npz"), "extract with --id stem"),
+        ((a, "--reference", tmp_path / "other.npz"), "give sides that share 3 images or more"),
         ((a, "--reference", reference, "--compare", "cka"), "cka compares features"),
         ((a, "--reference", a), "a feature store is given as STORE"),
         ((a, "--reference", f"{reference}:human"), "has no reference 'human'"),
@@ -140,7 +151,7 @@ def test_wrong_requests_end_with_2_and_write_nothing(stores, reference, call, tm
         ((a, "--metric", "corelation"), "did you mean correlation"),
         ((a, "--group", "labels"), "they have label"),
         ((a, "--pairs", "many"), "--pairs 'many': should be a whole number, such as 100000 or 1e6"),
-        ((a, "--pairs", "1e6", "--metric", "euclidean"), "10 images have 45; leave --pairs out"),
+        ((a, "--pairs", "1e6", "--metric", "euclidean"), "10 images have 45; compare them all, by"),
         ((a, "--figures", "jpeg"), "--figures"),
     ):
         if "--module" not in asked:

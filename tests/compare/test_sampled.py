@@ -98,10 +98,12 @@ def test_a_table_of_models_and_references(sides, rng):
 
 
 def test_what_cannot_be_sampled_is_refused(features, sides):
-    with pytest.raises(RequestError, match="150 images have 11175; leave --pairs out"):
+    with pytest.raises(RequestError, match="150 images have 11175; compare them all, by rx"):
         PairSample.draw(IDS, 11_175)
-    with pytest.raises(RequestError, match="a sample of 10 pairs: expected 5000 at least"):
+    with pytest.raises(RequestError, match="10 pairs: expected 5000 at least, and fewer"):
         PairSample.draw(IDS, 10)
+    with pytest.raises(RequestError, match="10 pairs: 100 images have 4950; compare them all"):
+        PairSample.draw(IDS[:100], 10)
     with pytest.raises(RequestError, match="corr-cov needs all pairs"):
         sampled_similarity(np.ones(MIN_PAIRS), np.ones(MIN_PAIRS), "corr-cov")
     pairs = PairSample.draw(IDS, MIN_PAIRS)

@@ -216,3 +216,14 @@ def test_a_large_mean_costs_no_digits(rng, dtype, level):
     np.testing.assert_allclose(found.r, plain.r, atol=1e-5)
     np.testing.assert_allclose(found.r2, plain.r2, atol=1e-5)
     np.testing.assert_allclose(found.predicted, plain.predicted + level, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["ridge", "linear", "pls", "banded"])
+def test_the_unit_of_responses_does_not_matter(rng, method):
+    """Volts of an EEG, tesla of a MEG."""
+    if method == "banded":
+        pytest.importorskip("himalaya")
+    x, y = data(rng, p=20)
+    found, expected = validated(x, y * 1e-13, method), validated(x, y, method)
+    np.testing.assert_allclose(found.r, expected.r, atol=1e-6)
+    np.testing.assert_allclose(found.r2, expected.r2, atol=1e-6)

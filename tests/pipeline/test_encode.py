@@ -201,6 +201,10 @@ def test_a_partition_that_is_there_is_read(store, responses, tmp_path):
 def test_an_option_of_another_method_is_refused(store, responses):
     with pytest.raises(RequestError, match="--components is of --method pls, not of ridge"):
         rx.encode(store, "fc", responses=responses, components=3)
+    for method in ("pls", "linear"):
+        expected = f"--alpha is of --method ridge or banded, not of {method}"
+        with pytest.raises(RequestError, match=expected):
+            rx.encode(store, "fc", responses=responses, method=method, alpha=[1.0])
 
 
 def test_repeats_give_a_ceiling_and_are_averaged_or_kept(store, tmp_path, rng):
@@ -314,13 +318,15 @@ def test_features_are_pooled_and_projected(store, responses):
     model = LinearRegression().fit(x[order][fold.train], y[fold.train])
     np.testing.assert_allclose(predicted[fold.test], model.predict(x[order][fold.test]), atol=1e-5)
     told: list[str] = []
-    rx.encode(store, "conv2", responses=responses, project="auto", tell=told.append)
+    plain = rx.encode(store, "conv2", responses=responses, project="auto", tell=told.append)
     size = johnson_lindenstrauss_size(N)
     assert f"net:conv2: 90 features are not projected; distances would take {size}" in told
     projected = rx.encode(store, "conv2", responses=responses, project=40)
     assert projected.table.shape == (1, 10)
-    with pytest.raises(RequestError, match="cannot project 90 features to 90"):
-        rx.encode(store, "conv2", responses=responses, project=90)
+    for size in (90, 91):  # the other modules of a study may have more
+        whole = rx.encode(store, "conv2", responses=responses, project=size, tell=told.append)
+        assert f"net:conv2: 90 features are not projected; they are no more than {size}" in told
+        np.testing.assert_array_equal(whole.table, plain.table)
 
 
 def test_bands_and_partition(store, responses, tmp_path):

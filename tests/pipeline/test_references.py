@@ -80,6 +80,10 @@ def test_patterns_of_several_subjects(patterns, tmp_path):
     assert made.subjects == ("x", "y")
     np.testing.assert_allclose(made.square()[1], squareform(pdist(2 * patterns)))
     assert reference.kernel("1GB") is None
+    assert reference.note == ""  # they have names
+    np.savez(tmp_path / "v.npz", V1=np.stack([patterns, 2 * patterns]), image_id=IDS)
+    note = only(tmp_path / "v.npz").note
+    assert "V1 [2, 5, 8] is taken for 2 subjects; if they are repeats, average them" in note
 
 
 def test_upper_triangles_and_one_rating_an_image(square, tmp_path):
@@ -138,6 +142,14 @@ def test_mat(square, patterns, tmp_path):
     assert (measured.name, measured.ids) == ("V1", IDS)
 
 
+@pytest.mark.parametrize("block", [0, 512])  # in which MATLAB writes what the file is
+def test_a_mat_file_of_version_7_3_is_refused(block, square, tmp_path):
+    with h5py.File(tmp_path / "it.mat", "w", userblock_size=block) as file:
+        file["it"] = square
+    with pytest.raises(RequestError, match=r"it\.mat is a mat file of version 7\.3; save it"):
+        only(tmp_path / "it.mat")
+
+
 def test_csv_of_an_rdm_and_of_patterns(square, patterns, tmp_path):
     rows = [",".join([i, *map(repr, map(float, row))]) for i, row in zip(IDS, square, strict=True)]
     (tmp_path / "it.csv").write_text("\n".join([",".join(["", *IDS]), *rows]))
@@ -149,6 +161,24 @@ def test_csv_of_an_rdm_and_of_patterns(square, patterns, tmp_path):
     head = "\t".join(["image_id", *"abcdefgh"])
     (tmp_path / "v.tsv").write_text("\n".join([head, *rows]))
     np.testing.assert_array_equal(only(tmp_path / "v.tsv").patterns, patterns)
+
+
+@pytest.mark.parametrize("head", [",0,1", "image_id,0,1", "Unnamed: 0,0,1", "x,0,y"])
+def test_channels_may_be_named_by_numbers(head, tmp_path):
+    (tmp_path / "v.csv").write_text(f"{head}\na,3,4\nb,5,6\nc,8,7\n")
+    found = only(tmp_path / "v.csv")
+    assert found.ids == ("a", "b", "c")
+    np.testing.assert_array_equal(found.patterns, [[3, 4], [5, 6], [8, 7]])
+
+
+def test_images_may_be_named_by_numbers(tmp_path):
+    square = squareform(np.arange(1.0, 4))
+    path = write_square(tmp_path / "it.csv", "012", "012", square)
+    for corner in ("", "images"):
+        path.write_text(corner + path.read_text())
+        found = only(path).rdm
+        assert found.ids == ("0", "1", "2")
+        np.testing.assert_array_equal(found.square(), square)
 
 
 def write_square(path: Path, head, side, square) -> Path:
@@ -229,6 +259,40 @@ def test_other_than_numbers_are_refused(array, message, tmp_path):
         assert "allow_pickle" not in str(caught.value)
 
 
+@pytest.mark.needs("rsatoolbox")
+def test_given_ids_are_for_files_that_have_none(square, tmp_path):
+    record = RDM.from_square(square, IDS, metric="correlation", name="it")
+    write_rdms(tmp_path / "rdms.h5", [record])
+    write_npz(tmp_path / "ours.npz", [record])
+    to_rsatoolbox(record).save(str(tmp_path / "theirs.h5"))
+    write_square(tmp_path / "it.csv", IDS, IDS, square)
+    np.savez(tmp_path / "it.npz", it=square, image_id=IDS)
+    scipy.io.savemat(tmp_path / "it.mat", {"it": square, "image_id": np.array(IDS, object)})
+    other = ("a.png", "b.png", *IDS[2:])
+    for name in ("rdms.h5", "ours.npz", "theirs.h5", "it.csv", "it.npz", "it.mat"):
+        assert only(tmp_path / name, IDS).rdm.ids == IDS
+        expected = rf"{name} has ids of images, other .* 'b\.png' and 'a\.png' in row 0; leave"
+        with pytest.raises(RequestError, match=expected):
+            only(tmp_path / name, other)
+        with pytest.raises(RequestError, match="gives: 5 and 4 of them; leave --reference-ids out"):
+            only(tmp_path / name, IDS[:4])
+
+
+@pytest.mark.needs("rsatoolbox")
+@pytest.mark.parametrize("descriptors", [{}, {"a": [*range(5)], "b": [*range(5)]}])
+def test_given_ids_where_rsatoolbox_knows_none(descriptors, square, tmp_path):
+    theirs = to_rsatoolbox(RDM.from_square(square, None, name="it"))
+    theirs.pattern_descriptors.update(descriptors)
+    theirs.save(str(tmp_path / "theirs.h5"))
+    with pytest.raises(RequestError, match=r"which pattern .*; add one .* or give --reference-ids"):
+        only(tmp_path / "theirs.h5")
+    found = only(tmp_path / "theirs.h5", IDS).rdm
+    assert found.ids == IDS
+    np.testing.assert_allclose(found.square(), square)
+    with pytest.raises(RequestError, match="4 ids for 5 images"):
+        only(tmp_path / "theirs.h5", IDS[:4])
+
+
 def test_responses_in_hdf5_are_patterns(patterns, square, tmp_path):
     with h5py.File(tmp_path / "v.h5", "w") as file:
         file["V1"], file["image_id"] = patterns, list(IDS)
@@ -298,12 +362,23 @@ def test_repeated_measurements_are_crossvalidated(rng, tmp_path):
         ("it.txt", b"1", "expected npz, npy, mat, csv, or h5 .* got .txt"),
         ("it.pkl", b"1", "got .pkl"),
         ("it.npy", b"1", "cannot be read"),
-        ("it.mat", b"1" * 200, "cannot be read"),
+        ("it.npy", b"", r"it\.npy cannot be read as an npy file: No data left in file"),
+        ("it.npz", b"", "cannot be read as an npz file: File is not a zip file"),
+        ("it.mat", b"", r"it\.mat cannot be read as a mat file"),
+        ("it.mat", b"1" * 2, "cannot be read as a mat file"),
+        ("it.mat", b"1" * 30, "cannot be read as a mat file"),
+        ("it.mat", b"1" * 200, "cannot be read as a mat file"),
         ("it.h5", b"1", "is not an HDF5 file"),
         ("it.csv", b"image_id,x\na,one\n", "column 'x' holds 'one'; expected numbers"),
         ("it.csv", b"image_id,x,y\na,1\n", "line 2: 2 cells; expected 3, one a column"),
         ("it.csv", b"image_id;x\na;1\n", "one column; expected columns parted by ','"),
         ("it.csv", b"image_id,x\na,1\na,2\n", "'a' is there twice; if images were measured"),
+        ("it.csv", b",image_id,x\n0,a,1\n1,b,2\n", "'image_id' is column 2; .* index=False"),
+        ("it.csv", b"image_id,Unnamed: 0,x\na,0,1\nb,1,2\n", "column 2 has no name .*index=False"),
+        ("it.csv", b"image_id,x,\na,1,\nb,2,\n", "column 3 has no name"),
+        ("it.csv", b"a.png,0.5,0.25\nb.png,1,2\n", "first line is a.png, 0.5, .* line of names"),
+        ("it.tsv", b"a.png\t3\nb.png\t1\n", "first line is a.png, 3, .* such as image_id, a, b"),
+        ("it.csv", b"0,0.5,0.5\n1,1,2\n", "first line is 0, 0.5, .* line of names"),
         ("it.csv", b"", "empty; expected a line of names"),
         ("it.csv", b"image_id,x\n", "one line; expected a line of names"),
         ("it.csv", b"image_id,x\n\xff,1\n", "cannot be read as a table"),

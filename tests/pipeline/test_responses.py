@@ -48,6 +48,19 @@ def test_all_formats_hold_the_same(values, tmp_path):
         assert len(found.sha256) == 64
 
 
+def test_given_ids_are_for_files_that_have_none(values, tmp_path):
+    case(tmp_path, responses=values, image_id=IDS)
+    write_csv(tmp_path / "r.csv", {"image_id": IDS, "a": values[:, 0].tolist()})
+    ids = tmp_path / "ids.txt"
+    for name in ("r.npz", "r.csv"):
+        ids.write_text("\n".join(IDS))
+        assert read_responses(tmp_path / name, ids).ids == IDS
+        ids.write_text("\n".join([IDS[0], *IDS[:0:-1]]))
+        expected = r"has ids .* '1\.png' and '6\.png' in row 1; leave --response-ids out"
+        with pytest.raises(RequestError, match=expected):
+            read_responses(tmp_path / name, ids)
+
+
 @pytest.mark.parametrize("key", ["run", "session", "split", "subject"])
 def test_numbers_of_runs_are_no_target(values, tmp_path, key):
     numbers = [k // 4 for k in range(N)]
@@ -69,6 +82,10 @@ def test_parquet(values, tmp_path):
     np.testing.assert_array_equal(found.values, values[:, :1])
     assert found.targets == ("a",)
     assert found.labels["session"].tolist() == ["x"] * N
+    columns["__index_level_0__"] = range(N)  # as pandas names the numbers of rows
+    parquet.write_table(pyarrow.table(columns), tmp_path / "r.parquet")
+    with pytest.raises(RequestError, match=r"column 4 has no name .*index=False"):
+        read_responses(tmp_path / "r.parquet")
 
 
 def test_voxels_of_a_mask(tmp_path, rng):
@@ -91,6 +108,17 @@ def test_voxels_of_a_mask(tmp_path, rng):
         read_responses(tmp_path / "r.nii.gz", ids, tmp_path / "w.nii")
     with pytest.raises(RequestError, match="give --mask FILE"):
         read_responses(tmp_path / "r.nii.gz", ids)
+    nibabel.save(nibabel.Nifti1Image(mask, np.eye(4) + 1e-5), tmp_path / "near.nii")
+    assert read_responses(tmp_path / "r.nii.gz", ids, tmp_path / "near.nii").n_targets == 3
+    nibabel.save(nibabel.Nifti1Image(mask, np.diag([2.0, 1, 1, 1])), tmp_path / "far.nii")
+    expected = r"far\.nii has the affine \[\[2\.0, .*r\.nii\.gz has \[\[1\.0, .* resample the mask"
+    with pytest.raises(RequestError, match=expected):
+        read_responses(tmp_path / "r.nii.gz", ids, tmp_path / "far.nii")
+    whole = (tmp_path / "r.nii.gz").read_bytes()
+    for size in (0, len(whole) // 2):  # volumes are read, and found to be missing, late
+        (tmp_path / "r.nii.gz").write_bytes(whole[:size])
+        with pytest.raises(RequestError, match=r"r\.nii\.gz cannot be read as NIfTI"):
+            read_responses(tmp_path / "r.nii.gz", ids, tmp_path / "m.nii")
 
 
 def test_arrays_are_regions_and_stacks_are_repeats(tmp_path, rng):
@@ -118,8 +146,18 @@ def test_order_never_matters_and_repeats_come_together(values, rng):
         found = given.of_images(wanted, skip_missing=True)
         assert found.ids == (IDS[3], IDS[0], IDS[6])
         np.testing.assert_array_equal(found.values, values[[3, 0, 6]])
-    with pytest.raises(RequestError, match=r"no image in common: one has '0.png', the other 'x'"):
+    expected = r"no image in common: one has '0.png', the other 'x'; give responses to its images"
+    with pytest.raises(RequestError, match=expected):
         responses.of_images(["x"], skip_missing=True)
+    with pytest.raises(RequestError, match="endings 2 are the same: extract with --id stem"):
+        responses.of_images(["0.jpg", "a/1.jpg", "x.jpg"], skip_missing=True)
+
+
+def test_a_target_may_have_no_ceiling(values, tmp_path):
+    given = {"ceiling": [1.0, np.nan, 0.3], "ncsnr": [0.0, np.nan, 12.0]}
+    found = read_responses(case(tmp_path, a=values, image_id=IDS, **given))
+    np.testing.assert_array_equal(found.ceiling, given["ceiling"])
+    np.testing.assert_array_equal(found.ncsnr, given["ncsnr"])
 
 
 def case(tmp_path, **arrays):
@@ -145,6 +183,20 @@ def case(tmp_path, **arrays):
             "ncsnr has 1 values, expected 2",
         ),
         ({"image_id": IDS, "a": np.zeros((N, 2)), "roi": ["x"]}, "roi has 1 values, expected 2"),
+        (
+            {"image_id": IDS, "a": np.zeros((N, 2)), "ceiling": [0.5, 1.7]},
+            r"ceiling holds 1\.7; expected the largest r, above 0, up to 1 .*NaN for a target",
+        ),
+        ({"image_id": IDS, "a": np.zeros((N, 2)), "ceiling": [0.0, 0.5]}, "ceiling holds 0; expec"),
+        (
+            {"image_id": IDS, "a": np.zeros((N, 2)), "ncsnr": [0.0, -1.0]},
+            "ncsnr holds -1; expected a ratio, 0 or above",
+        ),
+        ({"image_id": IDS, "a": np.zeros((N, 2)), "ncsnr": ["a", "b"]}, "ncsnr holds text; expect"),
+        (
+            {"image_id": IDS, "a": np.full((N, 2), -1e200)},
+            r"values up to 1e\+200, whose squares .*; expected 1e\+15 at most, .* larger unit",
+        ),
         (
             {"image_id": IDS, "a": np.full((N, 2), np.nan)},
             r"NaN or infinite in 2 targets \(a.0, a.1",
@@ -222,6 +274,10 @@ def test_columns_of_texts_say_something_of_images(tmp_path):
         ("id,a\nx,1\n", "no column 'image_id'; expected it"),
         ("image_id,a\nx,1\ny\n", "line 3: 1 cells; expected 2"),
         ("image_id,a,a\nx,1,2\n", "two columns are named 'a'"),
+        (",image_id,a\n0,x,1\n1,y,2\n", "column 1 has no name .* index=False"),
+        ("Unnamed: 0,image_id,a\n0,x,1\n1,y,2\n", "column 1 has no name .*'Unnamed: 0'"),
+        ("image_id,a,\nx,1,\ny,2,\n", "column 3 has no name"),
+        ("x,1,5\ny,2,7\n", "the first line is x, 1, .* line of names"),
         ("image_id,a\nx,cat\ny,1\n", "column 'a' holds 'cat'; expected numbers"),
         ("image_id,a\nx,cat\ny,dog\n", "no column of responses beside image_id, a"),
         ("image_id,a\nx,\ny,2\n", "NaN or infinite in 1 target"),
@@ -240,9 +296,10 @@ def test_wrong_files_get_one_line(tmp_path):
         ("r.txt", "expected npy, npz"),
         ("r.h5", "not an HDF5 file"),
         ("r.npy", "cannot be read"),
+        ("r0.npy", "cannot be read as an npy file: No data left in file"),
     ):
         if name.startswith("r"):
-            (tmp_path / name).write_text("text")
+            (tmp_path / name).write_text("" if "0" in name else "text")
         with pytest.raises(RequestError, match=message):
             read_responses(tmp_path / name, None)
     with pytest.raises(RequestError, match="is a folder"):

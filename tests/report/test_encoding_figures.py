@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from resmem_extract.encoding import Grid
 from resmem_extract.report.encoding_figures import (
+    draw_best,
     draw_flat_map,
     draw_predictions,
     draw_profile_of_depth,
@@ -17,22 +19,24 @@ from resmem_extract.report.encoding_figures import (
 
 @dataclass
 class Found:
-    """Scores of three modules and six targets, with what figures ask of `encode`."""
+    """Scores of modules and targets, with what figures ask of `encode`."""
 
     names: tuple[str, ...] = ("net:a", "net:b", "net:c")
     sources: dict[str, str] = field(default_factory=dict)
     folds: tuple[str, ...] = ("0", "1", "2")
     targets: tuple[str, ...] = tuple(f"t{k}" for k in range(6))
     rois: tuple[str, ...] = ("V1",) * 3 + ("IT",) * 3
-    ceiling: np.ndarray = field(default_factory=lambda: np.full(6, np.nan))
+    ceiling: np.ndarray | None = None
     grid: Grid | None = None
 
     def __post_init__(self):
         rng = np.random.default_rng(0)
-        self.table = rng.random((len(self.names), 6))
+        t = len(self.targets)
+        self.ceiling = np.full(t, np.nan) if self.ceiling is None else self.ceiling
+        self.table = rng.random((len(self.names), t))
         self.best = self.table.argmax(axis=0)
-        self.measured = rng.random((20, 6))
-        self.predicted = {self.names[self.table.max(axis=1).argmax()]: rng.random((20, 6))}
+        self.measured = rng.random((20, t))
+        self.predicted = {self.names[self.table.max(axis=1).argmax()]: rng.random((20, t))}
 
 
 def legend(figure) -> list[str]:
@@ -48,6 +52,57 @@ def test_the_legend_of_the_profile_names_the_band():
     half = 1.96 * values.std(axis=1, ddof=1) / np.sqrt(3)
     assert band.ymin == pytest.approx((values.mean(axis=1) - half).min())
     assert band.ymax == pytest.approx((values.mean(axis=1) + half).max())
+
+
+def test_the_interval_of_a_single_module_is_a_bar():
+    found = Found(names=("net:a", "other:b"))
+    figure = draw_profile_of_depth(found)
+    assert "95 % interval of the mean over targets" in legend(figure)
+    for k, axes in enumerate(figure.axes):
+        for own, bar in zip((slice(0, 3), slice(3, 6)), axes.containers, strict=True):
+            values = found.table[k, own]
+            half = 1.96 * values.std(ddof=1) / np.sqrt(3)
+            (segment,) = bar.lines[2][0].get_segments()
+            np.testing.assert_allclose(segment[:, 1], [values.mean() - half, values.mean() + half])
+        v1, it = (bar.lines[2][0].get_segments()[0][0, 0] for bar in axes.containers)
+        assert v1 < 0 < it  # beside each other, about the module
+
+
+@pytest.mark.parametrize(("regions", "step"), [(8, 1), (200, 4)])
+def test_more_regions_than_colours_are_rows_of_a_matrix(regions, step):
+    rois = tuple(f"r{k // 2}" for k in range(2 * regions))
+    targets = tuple(map(str, range(2 * regions)))
+    ceiling = np.linspace(0.5, 1, 2 * regions)
+    found = Found(("net:a", "net:b", "other/net:c"), targets=targets, rois=rois, ceiling=ceiling)
+    figure = draw_profile_of_depth(found)
+    first, second, top, bar = figure.axes
+    expected = found.table.reshape(3, regions, 2).mean(axis=2).T
+    np.testing.assert_allclose(first.images[0].get_array(), expected[:, :2])
+    np.testing.assert_allclose(second.images[0].get_array(), expected[:, 2:])
+    np.testing.assert_allclose(
+        top.images[0].get_array(), ceiling.reshape(regions, 2).mean(axis=1)[:, None]
+    )
+    assert [panel.get_title() for panel in (first, second, top)] == ["net", "other/\nnet", ""]
+    rows = [label.get_text() for label in first.get_yticklabels()]
+    assert rows == [f"r{k} (2)" for k in range(0, regions, step)]
+    columns = [[x.get_text() for x in panel.get_xticklabels()] for panel in (first, second, top)]
+    assert columns == [["a", "b"], ["c"], ["noise ceiling"]]
+    assert bar.get_ylabel() == "r, mean over targets and folds"
+    assert not figure.legends
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in first.get_yticklabels()]
+    assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+
+
+def test_shares_of_many_regions_are_a_matrix():
+    rois = tuple(f"r{k % 8}" for k in range(24))
+    found = Found(targets=tuple(map(str, range(24))), rois=rois)
+    found.best[5] = -1  # nothing predicts it
+    panel, bar = draw_best(found).axes
+    best = found.best.reshape(3, 8)
+    expected = [[(best[:, r] == k).mean() for k in range(3)] for r in range(8)]
+    np.testing.assert_allclose(panel.images[0].get_array(), expected)
+    assert bar.get_ylabel() == "share of a region's targets that it predicts best"
 
 
 def test_without_a_band_the_legend_names_none():

@@ -133,6 +133,21 @@ def test_the_profile_says_what_band_and_stars_are_of(models, reference, subjects
     )
 
 
+def test_the_interval_of_a_module_without_neighbours_is_a_bar():
+    """Of one module alone, or beside one of which no interval is known, a band has no width."""
+    nan = float("nan")
+    intervals = {"net:a": (0.1, 0.4), "net:b": (nan, nan), "net:c": (0.2, 0.5), "net:d": (0.1, 0.6)}
+    rows = [Row(a, "IT", "", "spearman", 9, 0.3, *ends) for a, ends in intervals.items()]
+    for shown, bars in ((rows[:1], 1), (rows, 1), (rows[2:], 0)):
+        figure = draw_profile(shown, "IT")
+        assert "95 % interval: images resampled" in legend(figure)
+        drawn = figure.axes[0].containers
+        assert len(drawn) == bars
+        for bar in drawn:
+            (segment,) = bar.lines[2][0].get_segments()
+            np.testing.assert_allclose(segment, [[0, 0.1], [0, 0.4]])
+
+
 def test_the_profile_has_a_panel_for_each_store_of_a_network():
     rows = [Row(f"net:{k}", "IT", "correlation", "spearman", 9, 0.1) for k in "abc"]
     sources = {"net:a": "f.h5", "net:b": "g.h5", "net:c": "f.h5"}

@@ -83,6 +83,7 @@ def test_refusals(tmp_path, arrays):
     other = split_activations(array, 2, tmp_path / "other")
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.part-1-of-1.npy").write_bytes(b"x")
+    (tmp_path / "z.part-1-of-1.npy").write_bytes(b"")
     cases = [
         (lambda: split_activations(array, 0), "37 images cannot be split into 0 parts"),
         (lambda: split_activations(array, N + 1), "37 images cannot be split into 38 parts"),
@@ -102,6 +103,7 @@ def test_refusals(tmp_path, arrays):
         (lambda: merge_activations([paths[2], *other]), "come from 2 splits"),
         (lambda: merge_activations([tmp_path / "y.npy"]), "is not named as a part"),
         (lambda: merge_activations([tmp_path / "x.part-1-of-1.npy"]), "cannot be read"),
+        (lambda: merge_activations([tmp_path / "z.part-1-of-1.npy"]), "cannot be read: No data"),
         (lambda: merge_activations([array, {"a": array}]), "some parts are arrays"),
         (lambda: merge_activations([{"a": array}, {"b": array}]), "parts have a and b"),
         (lambda: merge_activations([array, array.astype("f8")]), r"float32 \(1,\) in one part"),
