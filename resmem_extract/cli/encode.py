@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from ..config import EncodeRun
     from ..pipeline.encode_tables import EncodeResult
 
-__all__ = ["encode_command", "run_encode"]
+__all__ = ["STEMS", "encode_command", "run_encode"]
+
+STEMS = ("profile", "best", "predictions", "map_r", "map_best")
+"""Names of all figures, without the format."""
 
 _RESPONSES = "What was measured"
 _FEATURES = "What is made of activations, learnt from training images alone"
@@ -297,7 +300,6 @@ def run_encode(run: EncodeRun, *, as_json: bool, quiet: bool) -> None:
 
         draw_encoding(folder, result, formats)
 
-    stems = ("profile", "best", "predictions", "map_r", "map_best")
     with (
         told_of_interrupt(),
         progress_bar("encoding", "reading", quiet, unit="folds") as progress,
@@ -308,7 +310,7 @@ def run_encode(run: EncodeRun, *, as_json: bool, quiet: bool) -> None:
             responses=run.responses,
             target=run.target,
             out=run.out,
-            figures=Figures(run.figures, {}, stems, draw),
+            figures=Figures(run.figures, {}, STEMS, draw),
             progress=progress,
             tell=notes(quiet),
             **run.options(),

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from ..images import StimulusSet
     from ..pipeline.rsa import RsaResult
 
-__all__ = ["rsa_command", "run_rsa"]
+__all__ = ["STEMS", "rsa_command", "run_rsa"]
+
+STEMS = ("rdm_*", "matrix_*", "profile_*", "map_*")
+"""Patterns of the names of all figures, without the format."""
 
 _INFERENCE = "How sure it is"
 _FIGURES = "Figures"
@@ -192,7 +195,7 @@ def run_rsa(run: RsaRun, *, as_json: bool, quiet: bool) -> None:
             run.module,
             references=run.reference,
             out=run.out,
-            figures=Figures(run.figures, look, ("rdm_*", "matrix_*", "profile_*", "map_*"), draw),
+            figures=Figures(run.figures, look, STEMS, draw),
             progress=progress,
             tell=notes(quiet),
             **run.options(),

@@ -129,9 +129,13 @@ class ResultFolder:
         """Raise if what is not its own has a name that the result may have."""
         stems = self.figures.stems if self.figures else ()
         patterns = [*names, *(f"{stem}.{ending}" for stem in stems for ending in formats)]
+        try:
+            there = list(self.path.iterdir()) if self.path.is_dir() else []
+        except OSError as error:
+            raise unwritable(self.path, error) from error
         strangers = sorted(
             path
-            for path in (self.path.iterdir() if self.path.is_dir() else ())
+            for path in there
             if path.is_dir() or (path.name not in own and not overwrite)
             if any(fnmatchcase(path.name, pattern) for pattern in patterns)
         )

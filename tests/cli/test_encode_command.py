@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from resmem_extract.cli.encode import STEMS
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 from test_encode import IDS, N, from_layer, write_store
 
@@ -35,7 +37,7 @@ def test_scores_and_figures(store, tmp_path, rng, call):
     assert "net:fc" in done.out
     assert "3 models of 6 targets" in done.out
     figures = {path.name for path in out.glob("*.png")}
-    assert figures == {f"{s}.png" for s in ("profile", "best", "predictions", "map_r", "map_best")}
+    assert figures == {f"{stem}.png" for stem in STEMS}
     again = call("encode", store, "--responses", tmp_path / "r.npz", "--out", out)
     assert (again.code, again.out.count("already complete")) == (0, 1)
     assert again.out.replace(" (already complete)", "") == done.out

@@ -7,12 +7,14 @@ import json
 import signal
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import ENVIRONMENT, draw, names
 
+from resmem_extract.cli.rsa import STEMS
 from resmem_extract.store import StoreWriter, read_rdms
 from resmem_extract.types import ActivationSpec
 
@@ -77,6 +79,7 @@ def test_the_command_of_the_manual(stores, reference, call, tmp_path):
     assert "human_IT" in done.out and f"{out / 'rsa.csv'}: 3 comparisons" in done.out
     figures = [f"{stem}.{ending}" for stem in FIGURES for ending in ("png", "svg", "pdf")]
     assert names(out) == sorted(["differences.csv", "rdms.h5", "rsa.csv", "rsa.json", *figures])
+    assert all(any(fnmatchcase(stem, pattern) for pattern in STEMS) for stem in FIGURES)
     rows = rows_of(out)
     assert [(r["a"], r["b"], r["n_images"]) for r in rows] == [
         ("A:conv1", "human_IT", "8"),

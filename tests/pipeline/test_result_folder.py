@@ -132,6 +132,14 @@ def test_a_file_of_no_result_is_not_written_over(tmp_path, name):
     assert make(tmp_path / "o2") == ["made"]
 
 
+def test_a_folder_that_cannot_be_listed_is_not_written_to(tmp_path):
+    with (
+        mock.patch.object(Path, "iterdir", side_effect=PermissionError(13, "Permission denied")),
+        pytest.raises(RequestError, match=f"{tmp_path} cannot be written: Permission denied"),
+    ):
+        make(tmp_path)
+
+
 def test_a_folder_in_the_place_of_a_file_is_never_replaced(tmp_path):
     (tmp_path / "o" / "t.csv").mkdir(parents=True)
     with pytest.raises(RequestError, match="know, or not as it is; choose another --out"):
