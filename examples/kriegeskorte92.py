@@ -20,6 +20,7 @@ import torch
 
 import resmem_extract as rx
 from resmem_extract.compare.table import Row, to_csv
+from resmem_extract.images import find_images
 from resmem_extract.report import draw_all
 
 RESMEM = [
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             result.references,
             ["png"],
             groups=dict(zip(data.ids, data.columns["category"], strict=True)),
-            images=data.images,
+            images=find_images(data.images),
         )
     others = rx.compare_stores(
         stores[:1],

@@ -34,6 +34,7 @@ __all__ = [
     "find",
     "how_to_get",
     "present",
+    "read_sha256",
     "weights_folder",
 ]
 
@@ -219,7 +220,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     status = resolved.stat()
     # A file that is written to meanwhile has another time at the next look: its key is not this.
     key = f"sha256 of {status.st_size} {status.st_mtime_ns} {resolved}"
-    return remembered(key, lambda: _digest(resolved))
+    return remembered(key, lambda: read_sha256(resolved))
 
 
 def _candidates(
@@ -363,8 +364,13 @@ def _kind(path: Path) -> Literal["file", "folder", "nothing"]:
     return "folder" if stat.S_ISDIR(mode) else "file"
 
 
-def _digest(path: Path) -> str:
-    """Read the whole file and return its SHA-256."""
+def read_sha256(path: Path) -> str:
+    """Read the whole file and return its SHA-256.
+
+    Raises
+    ------
+    OSError
+    """
     digest = hashlib.sha256()
     block = memoryview(bytearray(_BLOCK))
     with path.open("rb", buffering=0) as stream:

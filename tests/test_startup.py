@@ -100,3 +100,40 @@ def test_an_interrupt_while_the_program_is_loaded_is_one_line(tmp_path):
         text=True,
     )
     assert (done.returncode, done.stderr) == (130, "error: interrupted: nothing was begun\n")
+
+
+LIBRARY = """
+import ctypes, os, signal, typer
+from resmem_extract.cli.terminal import run_app
+
+app = typer.Typer()
+
+@app.command()
+def load():
+    run = ctypes.pythonapi.PyRun_String  # as extension modules do
+    run.argtypes, run.restype = [ctypes.c_char_p, ctypes.c_int] + 2 * [ctypes.py_object], int
+    {}
+
+run_app(app, "load")
+"""
+RUNS = 'run(b"import os; os.kill(os.getpid(), 15)", 257, {"__builtins__": __builtins__}, {})'
+FAILS = f"""try: {RUNS}
+    except KeyboardInterrupt: raise ImportError("initialization failed")"""
+
+
+@pytest.mark.parametrize(
+    ("library", "said"),
+    [
+        (RUNS, "nothing was written; the same command starts again from the beginning"),
+        (FAILS, "the same command starts again"),
+    ],
+)
+def test_the_end_of_a_time_limit_while_a_library_is_loaded(tmp_path, library, said):
+    (tmp_path / "program.py").write_text(LIBRARY.format(library))
+    done = subprocess.run(
+        [sys.executable, "-m", "program"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (143, f"error: terminated: {said}\n")

@@ -45,13 +45,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def digests(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were really read, in order."""
     read: list[Path] = []
-    original = weights._digest
+    original = weights.read_sha256
 
     def counted(path: Path) -> str:
         read.append(path)
         return original(path)
 
-    monkeypatch.setattr(weights, "_digest", counted)
+    monkeypatch.setattr(weights, "read_sha256", counted)
     return read
 
 
@@ -230,7 +230,7 @@ def test_unreadable_file_is_a_weights_error(
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(weights, "_digest", refuse)
+    monkeypatch.setattr(weights, "read_sha256", refuse)
     with pytest.raises(WeightsError, match=r"cannot read the weights file .*: Permission denied"):
         find(RECORD, put(tmp_path / "w.pt"))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,13 +21,23 @@ from .options import (
     requested,
 )
 from .tables import print_table
-from .terminal import already, notes, print_json, progress_bar, results
+from .terminal import (
+    already,
+    notes,
+    print_json,
+    progress_bar,
+    results,
+    told_of_interrupt,
+)
 
 if TYPE_CHECKING:
     from ..config import EncodeRun
     from ..pipeline.encode_tables import EncodeResult
 
-__all__ = ["encode_command", "run_encode"]
+__all__ = ["STEMS", "encode_command", "run_encode"]
+
+STEMS = ("profile", "best", "predictions", "map_r", "map_best")
+"""Names of all figures, without the format."""
 
 _RESPONSES = "What was measured"
 _FEATURES = "What is made of activations, learnt from training images alone"
@@ -276,34 +288,45 @@ def encode_command(
 def run_encode(run: EncodeRun, *, as_json: bool, quiet: bool) -> None:
     """Do what a validated run asks, and print how well each module predicts."""
     from ..pipeline.encode import encode
+    from ..pipeline.result_folder import Figures
 
     if run.figures:
         from ..report.style import check_figures
 
         check_figures()
-    with progress_bar("encoding", "reading", quiet, unit="folds") as progress:
+
+    def draw(result: EncodeResult, folder: Path, formats: Sequence[str]) -> None:
+        from ..report.encoding_figures import draw_encoding
+
+        draw_encoding(folder, result, formats)
+
+    with (
+        told_of_interrupt(),
+        progress_bar("encoding", "reading", quiet, unit="folds") as progress,
+    ):
         result = encode(
             run.store,
             run.module,
             responses=run.responses,
             target=run.target,
             out=run.out,
-            also=run.model_dump(mode="json", include={"figures"}),
+            figures=Figures(run.figures, {}, STEMS, draw),
             progress=progress,
             tell=notes(quiet),
             **run.options(),
         )
-    if run.figures and not result.already_complete:
-        from ..report.encoding_figures import draw_encoding
+    with told_of_interrupt(f"{run.out} holds the whole result"):
+        _show(result, run.out, as_json, quiet)
 
-        draw_encoding(run.out, result, run.figures)
+
+def _show(result: EncodeResult, out: Path, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json(_as_json(result))
     elif not quiet:
         _print(result)
         n, t = len(result.scores), len(result.targets)
         what = f"{counted(n, 'model')} of {counted(t, 'target')}"
-        results.print(f"{run.out / 'scores.csv'}: {what}{already(result)}", markup=False)
+        results.print(f"{out / 'scores.csv'}: {what}{already(result)}", markup=False)
 
 
 def _as_json(result: EncodeResult) -> list[dict[str, Any]]:

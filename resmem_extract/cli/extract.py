@@ -41,7 +41,7 @@ from .options import (
     as_option,
     requested,
 )
-from .terminal import notes, print_json, progress_bar, results, told_of_interrupt
+from .terminal import NO_IMAGE, notes, print_json, progress_bar, results, told_of_interrupt
 from .weights import fetch_missing
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def run_extract(run: ExtractRun, *, as_json: bool, quiet: bool) -> None:
     with progress_bar("extracting", f"loading {', '.join(run.model)}", quiet) as progress:
         shared: dict[str, Any] = {"out": run.out, "progress": progress, "tell": notes(quiet)}
         shared |= run.options()
-        with told_of_interrupt():
+        with told_of_interrupt(NO_IMAGE):
             if run.cluster is not None:
                 summaries = _extract_on_cluster(run, shared)
             elif len(run.model) > 1:

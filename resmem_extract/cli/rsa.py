@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,13 +21,25 @@ from .options import (
     requested,
 )
 from .tables import print_table
-from .terminal import already, notes, print_json, progress_bar, results
+from .terminal import (
+    already,
+    notes,
+    print_json,
+    progress_bar,
+    results,
+    told_of_interrupt,
+)
 
 if TYPE_CHECKING:
     from ..compare.table import Row
     from ..config import RsaRun
+    from ..images import StimulusSet
+    from ..pipeline.rsa import RsaResult
 
-__all__ = ["rsa_command", "run_rsa"]
+__all__ = ["STEMS", "rsa_command", "run_rsa"]
+
+STEMS = ("rdm_*", "matrix_*", "profile_*", "map_*")
+"""Patterns of the names of all figures, without the format."""
 
 _INFERENCE = "How sure it is"
 _FIGURES = "Figures"
@@ -122,8 +136,8 @@ def rsa_command(
         str | None,
         typer.Option(
             "--images",
-            metavar="DIR",
-            help="The images, for thumbnails beside RDMs.",
+            metavar="PATH",
+            help="The images as extract got them, for thumbnails beside RDMs.",
             rich_help_panel=_FIGURES,
         ),
     ] = None,
@@ -153,44 +167,57 @@ def rsa_command(
 
 def run_rsa(run: RsaRun, *, as_json: bool, quiet: bool) -> None:
     """Do what a validated run asks, and print the comparisons with references."""
+    from ..pipeline.result_folder import Figures
     from ..pipeline.rsa import compare_stores
 
-    _check_figures(run)
-    with progress_bar("reading", "opening the stores", quiet, unit="bytes") as progress:
+    images = _check_figures(run)
+
+    def draw(result: RsaResult, folder: Path, formats: Sequence[str]) -> None:
+        from ..report import draw_all
+
+        draw_all(
+            folder,
+            result.table.rows,
+            result.models,
+            result.references,
+            formats,
+            groups=result.columns.get(run.group or "", {}),
+            images=images,
+        )
+
+    look = run.model_dump(mode="json", include={"images", "group"})
+    with (
+        told_of_interrupt(),
+        progress_bar("reading", "opening the stores", quiet, unit="bytes") as progress,
+    ):
         result = compare_stores(
             run.store,
             run.module,
             references=run.reference,
             out=run.out,
-            also=run.model_dump(mode="json", include={"figures", "images", "group"}),
+            figures=Figures(run.figures, look, STEMS, draw),
             progress=progress,
             tell=notes(quiet),
             **run.options(),
         )
-    rows = result.table.rows
-    if run.figures and not result.already_complete:
-        from ..report import draw_all
+    with told_of_interrupt(f"{run.out} holds the whole result"):
+        _show(result, run.out, as_json, quiet)
 
-        draw_all(
-            run.out,
-            rows,
-            result.models,
-            result.references,
-            run.figures,
-            groups=result.columns.get(run.group or "", {}),
-            images=run.images,
-        )
+
+def _show(result: RsaResult, out: Path, as_json: bool, quiet: bool) -> None:
+    rows = result.table.rows
     if as_json:
         print_json([_as_json(row) for row in rows])
     elif not quiet:
         names = {reference.name for reference in result.references}
         _print([row for row in rows if row.b in names] or rows)
         what = counted(len(rows), "comparison")
-        results.print(f"{run.out / 'rsa.csv'}: {what}{already(result)}", markup=False)
+        results.print(f"{out / 'rsa.csv'}: {what}{already(result)}", markup=False)
 
 
-def _check_figures(run: RsaRun) -> None:
-    """Raise before the work if figures cannot be as they were asked for."""
+def _check_figures(run: RsaRun) -> StimulusSet | None:
+    """Raise before the work if figures cannot be as they were asked for; return their images."""
+    from ..images import find_named
     from ..store import open_store
 
     if run.figures:
@@ -198,19 +225,23 @@ def _check_figures(run: RsaRun) -> None:
 
         check_figures()
     if run.group is None and run.images is None:
-        return
+        return None
     with open_store(run.store[0]) as store:
         known, ids = list(store.columns), store.image_ids.tolist()
-    if run.images is not None and not any((run.images / name).is_file() for name in ids):
-        raise RequestError(
-            f"--images {run.images}: none of the images of {run.store[0]} is there "
-            f"({ids[0]}, ...); expected the folder that their ids are relative to"
-        )
     if run.group is not None and run.group not in known:
         raise RequestError(
             f"--group {run.group}: the images have no such column; they have "
             f"{', '.join(known) or 'none'}"
         )
+    if run.images is None:
+        return None
+    images = find_named(run.images, ids)
+    if not set(ids) & set(images.ids):
+        raise RequestError(
+            f"--images {run.images}: none of the images of {run.store[0]} is there "
+            f"({ids[0]}, ...); give the images that it was made of"
+        )
+    return images
 
 
 def _as_json(row: Row) -> dict[str, Any]:

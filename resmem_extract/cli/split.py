@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import FLAG, JsonOption, OverwriteOption, QuietOption, StoreArgument
-from .terminal import notes, print_json, progress_bar, results, told_of_interrupt
+from .terminal import NO_IMAGE, notes, print_json, progress_bar, results, told_of_interrupt
 
 __all__ = ["split_command"]
 
@@ -76,7 +76,7 @@ def split_command(
             f"got {' and '.join(named) or 'none'}"
         )
     with (
-        told_of_interrupt(),
+        told_of_interrupt(NO_IMAGE),
         progress_bar("splitting", f"reading {file}", quiet, unit="bytes") as progress,
     ):
         made = split_store(

@@ -34,6 +34,7 @@ from ..errors import ResmemExtractError
 
 __all__ = [
     "INTERRUPTED",
+    "NO_IMAGE",
     "already",
     "notes",
     "print_json",
@@ -46,6 +47,7 @@ __all__ = [
 
 INTERRUPTED = 130
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]  # click's own, or typer's copy
+NO_IMAGE = "no image was computed; the same command starts again"
 _NOTHING_WRITTEN = "nothing was written; the same command starts again from the beginning"
 _LOG_EVERY = 60.0
 """Seconds between lines of progress where stderr is a file."""
@@ -64,6 +66,14 @@ def already(result: Any) -> str:
     return " (already complete)" if result.already_complete else ""
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, taken for Ctrl-C.
+
+    A class of its own: where a KeyboardInterrupt itself ends the start of a library, Python keeps
+    that in mind, and ``python -m`` dies of SIGINT in the end, whatever the exit code.
+    """
+
+
 class _Interrupted(ResmemExtractError):
     """Ctrl-C or SIGTERM, of which typer would lose the text."""
 
@@ -71,12 +81,11 @@ class _Interrupted(ResmemExtractError):
 
 
 @contextmanager
-def told_of_interrupt() -> Iterator[None]:
-    """Let what was interrupted say what is kept."""
+def told_of_interrupt(early: str = _NOTHING_WRITTEN) -> Iterator[None]:
+    """Let what was interrupted say what is kept; where it says nothing, it is `early`."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        early = "no image was computed; the same command starts again"
         raise _Interrupted(str(interrupt) or early) from interrupt
 
 
@@ -166,7 +175,7 @@ def run_app(app: typer.Typer, name: str) -> None:
         """Take SIGTERM, SLURM's end of the time limit, for Ctrl-C: files are tidied up."""
         signal.signal(number, signal.SIG_IGN)
         ended_by.append(number)
-        raise KeyboardInterrupt
+        raise _Terminated
 
     handler = signal.signal(signal.SIGTERM, terminate)
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is escaped
@@ -201,6 +210,11 @@ def run_app(app: typer.Typer, name: str) -> None:
         _drop_output()
         where = error.filename or "the output"
         code = _fail(f"{where} cannot be written: {os.strerror(error.errno)}", 1)
+    except Exception:
+        if not ended_by:
+            raise
+        # Some libraries, interrupted as they are loaded, make an ImportError of it.
+        code = _fail_interrupted("the same command starts again", ended_by)
     finally:
         signal.signal(signal.SIGTERM, handler)
     sys.exit(code if isinstance(code, int) else 0)

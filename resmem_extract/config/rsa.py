@@ -51,7 +51,7 @@ class RsaRun(RsaOptions):
     figures: Formats = ["png"]
     """Formats; `none` draws none."""
     images: GivenPath | None = None
-    """A folder of the images by id, for thumbnails in figures."""
+    """The images, as they were given to `extract`, for thumbnails in figures."""
     group: str | None = None
     """A column of the store by which images are put together in figures."""
 

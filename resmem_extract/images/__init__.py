@@ -1,6 +1,6 @@
 """Stimuli: whatever a user may give as images, found, named and put in order."""
 
-from .find import Source, find_images
+from .find import Source, find_images, find_named
 from .names import IMAGE_EXTENSIONS, MAX_ID_BYTES
 from .samples import sample_photographs
 from .stimuli import StimulusSet
@@ -11,5 +11,6 @@ __all__ = [
     "Source",
     "StimulusSet",
     "find_images",
+    "find_named",
     "sample_photographs",
 ]

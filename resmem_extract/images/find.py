@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from .stimuli import StimulusSet
 from .tar_shards import TAR_EXTENSION, expand, from_tars, is_pattern
 from .text_lists import Listing, is_file, read_csv, read_list
 
-__all__ = ["Source", "find_images"]
+__all__ = ["Source", "find_images", "find_named"]
 
 _CSV_EXTENSIONS = frozenset({".csv", ".tsv"})
 _STACK_EXTENSIONS = frozenset({".h5", ".hdf5", ".hdf", ".he5", ".npy", ".npz", ".nwb"})
@@ -90,6 +90,35 @@ def find_images(
     if isinstance(source, (list, tuple)) and (not source or any(map(_is_path, source))):
         return _from_paths(source, id_form, ids)
     return from_objects(source, ids)
+
+
+def find_named(source: Source | StimulusSet, ids: Collection[str]) -> StimulusSet:
+    """Find images that have been named before: by path or stem, as more of the ids are found.
+
+    Parameters
+    ----------
+    source : path, paths, pictures, arrays or StimulusSet
+        As of `find_images`.
+    ids : collection of str
+
+    Returns
+    -------
+    StimulusSet
+        All images; perhaps without some of the ids.
+
+    Raises
+    ------
+    RequestError, WorkError
+        As of `find_images`.
+    """
+    named = find_images(source)
+    if set(ids) <= set(named.ids) or not isinstance(source, (str, os.PathLike)):
+        return named
+    try:
+        by_stem = find_images(source, id_form="stem")
+    except RequestError:  # two files of one stem
+        return named
+    return max(named, by_stem, key=lambda stimuli: len(set(ids) & set(stimuli.ids)))
 
 
 def _is_path(value: object) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -36,16 +35,17 @@ from .encode_tables import (
     scores_csv,
 )
 from .encode_weights import write_weights
+from .new_result import NewResult, draw_figures, new_result
 from .provenance import now, typed_command
 from .responses import read_responses, responses_of_column
-from .result_folder import NewResult, describe_stores, is_complete, new_result, result_folder
+from .result_folder import Figures, describe_stores, result_folder
 
 __all__ = ["encode"]
 
 Tell = Callable[[str], None]
 _SCORES, _MODEL, _RECORD = "scores.csv", "model.h5", "encode.json"
 _BANDS, _PARTITION, _BEST = "bands.csv", "partition.csv", "best.csv"
-_NAMES = (_MODEL, _BANDS, _PARTITION, _BEST, _SCORES, _RECORD)
+_TABLES = (_SCORES, _MODEL, _BANDS, _PARTITION, _BEST)
 
 
 def encode(
@@ -55,7 +55,7 @@ def encode(
     responses: str | os.PathLike[str] | Responses | None = None,
     target: str | Sequence[str] = (),
     out: str | os.PathLike[str] | None = None,
-    also: Mapping[str, Any] | None = None,
+    figures: Figures[EncodeResult] | None = None,
     progress: Progress | None = None,
     tell: Tell | None = None,
     **options: Any,
@@ -73,8 +73,9 @@ def encode(
         Columns of the store's images, in place of `responses`.
     out : path, optional
         A folder for ``scores.csv``, ``best.csv``, ``model.h5`` and ``encode.json``.
-    also : mapping, optional
-        JSON values that are kept with the result, and make a request another one if they differ.
+    figures : Figures, optional
+        What is to be drawn into `out`. Where the result is there, figures that are not are drawn
+        from it.
     progress : callable, optional
         Told how many folds of all modules are done.
     tell : callable, optional
@@ -102,7 +103,7 @@ def encode(
     texts = [modules] if isinstance(modules, str) else modules
     columns = [target] if isinstance(target, str) else list(target)
     _check(asked, responses, columns, texts)
-    folder = result_folder(out, _SCORES)
+    place = result_folder(out, _TABLES, _RECORD, figures)
     notes: list[str] = []
 
     def note(line: str) -> None:
@@ -115,14 +116,15 @@ def encode(
         opened = stack.enter_context(opened_stores(given))
         entries = entries_of(opened, texts, asked)
         measured = _responses(opened[0], responses, columns, asked)
-        record = _record(opened, entries, measured, asked) | {"also": dict(also or {})}
+        record = _record(opened, entries, measured, asked)
         study = join(opened, measured, asked, note)
         del measured  # as large as the study's own
-        there = None if folder is None or asked.overwrite else folder / _RECORD
-        if there is not None and is_complete(there, record, (_SCORES, _MODEL)):
-            return _read(study, entries, asked, there)
+        if place and (found := place.find(record, overwrite=asked.overwrite)):
+            result = _read(study, entries, asked, place.path, found.record["notes"])
+            draw_figures(place, found, result, note)
+            return result
         check_chosen(part for entry in entries for part in entry.parts)
-        new = stack.enter_context(new_result(folder, _NAMES))
+        new = stack.enter_context(new_result(place))
         if line := least_p(asked.permutations):
             note(line)
         return _run(study, entries, asked, new, record, note, notes, progress)
@@ -214,9 +216,11 @@ def _run(
         about = {**record, "notes": notes, "finished": now()}
         if new is not None:
             writer.finish({**about, "command": typed_command()})
-    result = _result(study, entries, gathered, asked, notes, new.folder if new else None)
+    folder = new.place.path if new else None
+    result = _result(study, entries, gathered, asked, notes, folder)
     if new is not None:
-        _write_texts(result, new, about)
+        _write_tables(result, new)
+        new.finish(result, about)
     return result
 
 
@@ -262,13 +266,15 @@ def _result(
 
 
 def _read(
-    study: Study, entries: Sequence[Entry], asked: EncodeOptions, record_file: Path
+    study: Study,
+    entries: Sequence[Entry],
+    asked: EncodeOptions,
+    folder: Path,
+    notes: Sequence[str],
 ) -> EncodeResult:
     """Return a result that is there."""
-    folder = record_file.parent
     gathered = _Gathered(keep_all=asked.partition)
     try:
-        notes = json.loads(record_file.read_text(encoding="utf-8"))["notes"]
         for entry in entries:
             there, bands = read_encoding(folder / _MODEL, entry.name, entry.part_names)
             found = Validated(
@@ -345,8 +351,8 @@ def _add(writer: EncodingWriter, entry: Entry, found: Validated, bands: Bands) -
     writer.add(entry.name, arrays)
 
 
-def _write_texts(result: EncodeResult, new: NewResult, record: dict[str, Any]) -> None:
-    texts = {_SCORES: scores_csv(result), _RECORD: json.dumps(record, indent=2) + "\n"}
+def _write_tables(result: EncodeResult, new: NewResult) -> None:
+    texts = {_SCORES: scores_csv(result)}
     if any(scored.bands for scored in result.scores):
         texts[_BANDS] = bands_csv(result)
     if result.partition is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -35,9 +34,10 @@ from ..store import Store, read_rdms, write_rdms
 from ..types import Progress
 from .chosen import check_chosen, choose_modules, model_name, opened_stores
 from .id_lists import read_id_list
+from .new_result import NewResult, draw_figures, new_result
 from .provenance import now
 from .references import Reference, file_and_key, read_references
-from .result_folder import NewResult, describe_stores, is_complete, new_result, result_folder
+from .result_folder import Figures, describe_stores, result_folder
 from .rsa_sampled import sampled_entities
 
 __all__ = ["RsaResult", "compare_stores"]
@@ -45,7 +45,7 @@ __all__ = ["RsaResult", "compare_stores"]
 Tell = Callable[[str], None]
 _TABLE, _RECORD = "rsa.csv", "rsa.json"
 _RDMS, _DIFFERENCES, _PAIRS = "rdms.h5", "differences.csv", "pairs.csv"
-_NAMES = (_RDMS, _PAIRS, _DIFFERENCES, _TABLE, _RECORD)
+_TABLES = (_TABLE, _RDMS, _PAIRS, _DIFFERENCES)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def compare_stores(
     *,
     references: Sequence[str | RDM] = (),
     out: str | os.PathLike[str] | None = None,
-    also: Mapping[str, Any] | None = None,
+    figures: Figures[RsaResult] | None = None,
     progress: Progress | None = None,
     tell: Tell | None = None,
     **options: Any,
@@ -87,8 +87,9 @@ def compare_stores(
     out : path, optional
         A folder for ``rsa.csv``, ``rdms.h5`` and, with a bootstrap, ``differences.csv``; with
         `pairs`, ``pairs.csv`` in place of ``rdms.h5``.
-    also : mapping, optional
-        JSON values that are kept with the result, and make a request another one if they differ.
+    figures : Figures, optional
+        What is to be drawn into `out`. Where the result is there, figures that are not are drawn
+        from it.
     progress : callable, optional
         Told how many bytes of activations are read.
     tell : callable, optional
@@ -110,7 +111,7 @@ def compare_stores(
     asked: RsaOptions = validated(RsaOptions, options, "rsa")
     tell = tell or (lambda _line: None)
     _check(asked)
-    folder = result_folder(out, _TABLE)
+    place = result_folder(out, _TABLES, _RECORD, figures)
     with ExitStack() as stack:
         given_stores = [stores] if isinstance(stores, (str, os.PathLike)) else stores
         opened = stack.enter_context(opened_stores(given_stores))
@@ -118,13 +119,14 @@ def compare_stores(
         given = _references(references, asked)
         _check_names(chosen, given)
         _check_comparators(asked, given)
-        record = _record(opened, chosen, given, asked) | {"also": dict(also or {})}
+        record = _record(opened, chosen, given, asked)
         columns = _columns(opened[0])
-        there = None if folder is None or asked.overwrite else folder / _RECORD
-        if there is not None and is_complete(there, record, _files(asked)):
-            return _read(there.parent, record, chosen, columns)
+        if place and (found := place.find(record, overwrite=asked.overwrite)):
+            result = _read(place.path, found.record, chosen, _against(given, asked), columns)
+            draw_figures(place, found, result, tell)
+            return result
         check_chosen(chosen)
-        new = stack.enter_context(new_result(folder, _NAMES))
+        new = stack.enter_context(new_result(place))
         for line in _foreseen(chosen, given, asked):
             tell(line)
         if asked.pairs is not None:
@@ -133,10 +135,10 @@ def compare_stores(
             table = compare_all_sampled(left, right, asked.metric, asked.compare, pairs)
             files = [str(store.path) for store, _ in chosen]
             made = [Entity(x.name, {}, None, file) for x, file in zip(left, files, strict=True)]
-            against = [Entity(side.name, {}) for side in right]
+            against = _against(given, asked)
         else:
             made = _models(chosen, asked, progress)
-            against = [_entity(reference, asked) for reference in given]
+            against = _against(given, asked)
             inference = Inference(asked.bootstrap, asked.permutations, asked.seed)
             if asked.bootstrap or asked.permutations:  # which may take minutes, in silence
                 tell(
@@ -147,7 +149,8 @@ def compare_stores(
             table = compare_all(made, against, asked.metric, asked.compare, inference)
         for note in table.notes:
             tell(note)
-        result = RsaResult(table, tuple(made), tuple(against), columns, folder)
+        folder = place.path if place else None
+        result = RsaResult(table, tuple(made), against, columns, folder)
         if new is not None:
             _write(result, new, record)
     return result
@@ -274,13 +277,18 @@ def _models(
     return made
 
 
-def _entity(reference: Reference, asked: RsaOptions) -> Entity:
-    needs = {COMPARATORS[name].of for name in asked.compare}
-    rdms = {}
-    if "rdms" in needs:
-        rdms = {metric: reference.rdm_of(metric, asked.memory) for metric in asked.metric}
-    features = reference.kernel(asked.memory) if "features" in needs else None
-    return Entity(reference.name, rdms, features)
+def _against(references: Sequence[Reference], asked: RsaOptions) -> tuple[Entity, ...]:
+    """Return references as modules are compared with them; of a sample of pairs, names alone."""
+    needs = set() if asked.pairs is not None else {COMPARATORS[name].of for name in asked.compare}
+    metrics = asked.metric if "rdms" in needs else []
+    return tuple(
+        Entity(
+            reference.name,
+            {metric: reference.rdm_of(metric, asked.memory) for metric in metrics},
+            reference.kernel(asked.memory) if "features" in needs else None,
+        )
+        for reference in references
+    )
 
 
 def _columns(store: Store) -> dict[str, dict[str, str]]:
@@ -311,14 +319,6 @@ def _record(
     }
 
 
-def _files(asked: RsaOptions) -> list[str]:
-    """Return the names of the files that a whole result has; one of features alone has no RDMs."""
-    if asked.pairs is not None:
-        return [_TABLE, _PAIRS]
-    has_rdms = any(COMPARATORS[name].of == "rdms" for name in asked.compare)
-    return [_TABLE, _RDMS] if has_rdms else [_TABLE]
-
-
 def _write(result: RsaResult, new: NewResult, record: dict[str, Any]) -> None:
     table = result.table
     rdms = [rdm for entity in (*result.models, *result.references) for rdm in _distinct(entity)]
@@ -330,42 +330,36 @@ def _write(result: RsaResult, new: NewResult, record: dict[str, Any]) -> None:
         texts[_PAIRS] = to_csv(table.sampled, SampledRow)
     if table.differences:
         texts[_DIFFERENCES] = to_csv(table.differences, Difference)
-    about = {**record, "notes": table.notes, "finished": now()}
-    texts[_RECORD] = json.dumps(about, indent=2) + "\n"
     for name, text in texts.items():
         with new.file(name) as path:
             write_text(path, text)
+    new.finish(result, {**record, "notes": table.notes, "finished": now()})
 
 
 def _read(
     folder: Path,
     record: Mapping[str, Any],
     chosen: Sequence[tuple[Store, str]],
+    references: tuple[Entity, ...],
     columns: dict[str, dict[str, str]],
 ) -> RsaResult:
     """Return a result that is there, with seven digits of each number."""
 
     def lines(name: str, kind: type[Any]) -> list[Any]:
-        path = folder / name
-        return from_csv(path.read_text(encoding="utf-8"), kind) if path.exists() else []
+        there = name in record["files"]
+        return from_csv((folder / name).read_text(encoding="utf-8"), kind) if there else []
 
     try:
-        rdms = read_rdms(folder / _RDMS) if (folder / _RDMS).exists() else []
-        notes = json.loads((folder / _RECORD).read_text(encoding="utf-8"))["notes"]
-        table = Table(
-            lines(_TABLE, Row), lines(_DIFFERENCES, Difference), lines(_PAIRS, SampledRow), notes
-        )
+        rdms = read_rdms(folder / _RDMS) if _RDMS in record["files"] else []
+        rows, differences = lines(_TABLE, Row), lines(_DIFFERENCES, Difference)
+        table = Table(rows, differences, lines(_PAIRS, SampledRow), record["notes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkError(f"{folder} cannot be read ({error}); --overwrite makes it anew") from error
-
-    def entity(name: str, source: str = "") -> Entity:
+    models = []
+    for (store, _), name in zip(chosen, record["modules"], strict=True):
         own = {rdm.metric: rdm for rdm in rdms if rdm.name == name}
-        return Entity(name, own, None, source)
-
-    files = [str(store.path) for store, _ in chosen]
-    models = tuple(map(entity, record["modules"], files))
-    references = tuple(entity(name) for name, _ in record["references"])
-    return RsaResult(table, models, references, columns, folder, already_complete=True)
+        models.append(Entity(name, own, None, str(store.path)))
+    return RsaResult(table, tuple(models), references, columns, folder, already_complete=True)
 
 
 def _distinct(entity: Entity) -> list[RDM]:

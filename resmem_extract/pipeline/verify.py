@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..config import ExtractOptions, validated
 from ..errors import RequestError, counted, given_path
-from ..images import StimulusSet, find_images
+from ..images import StimulusSet, find_named
 from ..store import Store, open_store
 from ..types import Progress, Reduction
 from .networks import Network, ready_networks
@@ -168,7 +168,9 @@ def _choose(
     n = min(-(-sample // batch) * batch, len(store))
     rows = np.sort(np.random.default_rng(seed).choice(len(store), n, replace=False))
     ids = tuple(store.image_ids[rows].tolist())
-    stimuli = _found(images, ids)
+    if images is None:
+        raise RequestError("images: expected the images that the store was made of")
+    stimuli = find_named(images, ids)
     row_of = {image_id: row for row, image_id in enumerate(stimuli.ids)}
     missing = tuple(image_id for image_id in ids if image_id not in row_of)
     if len(missing) == len(ids):
@@ -177,20 +179,6 @@ def _choose(
             f"such as {ids[0]!r}; give the images that it was made of"
         )
     return ids, missing, stimuli.take([row_of[i] for i in ids if i in row_of])
-
-
-def _found(images: Images, ids: Sequence[str]) -> StimulusSet:
-    """Return the images; those at a path, named in the way in which more of the ids are found."""
-    if images is None:
-        raise RequestError("images: expected the images that the store was made of")
-    named = images if isinstance(images, StimulusSet) else find_images(images)
-    if set(ids) <= set(named.ids) or not isinstance(images, (str, os.PathLike)):
-        return named
-    try:
-        by_stem = find_images(images, id_form="stem")
-    except RequestError:  # two files of one stem
-        return named
-    return max(named, by_stem, key=lambda stimuli: len(set(ids) & set(stimuli.ids)))
 
 
 def _options(

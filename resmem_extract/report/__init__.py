@@ -11,6 +11,7 @@ import numpy as np
 from ..compare import compare
 from ..compare.table import Entity, Row
 from ..errors import RequestError
+from ..images import StimulusSet
 from .comparisons import draw_map, draw_matrix, draw_profile, similarity_matrix
 from .rdm_figure import draw_rdm
 from .style import axis_label, save
@@ -26,7 +27,7 @@ def draw_all(
     formats: Sequence[str],
     *,
     groups: Mapping[str, str] | None = None,
-    images: Path | None = None,
+    images: StimulusSet | None = None,
 ) -> list[Path]:
     """Draw everything that a comparison allows.
 
@@ -40,8 +41,8 @@ def draw_all(
         ``png``, ``svg``, ``pdf``.
     groups : mapping from id to name, optional
         What puts images into blocks.
-    images : Path, optional
-        Folder of the images by id.
+    images : StimulusSet, optional
+        For thumbnails, by id.
 
     Returns
     -------

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..decoding import LoadedImage, load_images
+from ..images import StimulusSet
 from ..rdm import RDM
 from .style import SEQUENTIAL, distance_label, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL import Image
 
 __all__ = ["draw_rdm", "sorted_by_group"]
 
@@ -57,7 +59,7 @@ def sorted_by_group(rdm: RDM, groups: Mapping[str, str]) -> tuple[RDM, list[tupl
 
 
 def draw_rdm(
-    rdm: RDM, *, groups: Mapping[str, str] | None = None, images: Path | None = None
+    rdm: RDM, *, groups: Mapping[str, str] | None = None, images: StimulusSet | None = None
 ) -> Figure:
     """Draw the mean RDM over subjects.
 
@@ -66,8 +68,8 @@ def draw_rdm(
     rdm : RDM
     groups : mapping from id to name, optional
         What puts images into blocks.
-    images : Path, optional
-        Folder of the images by id, for thumbnails; up to 200 images.
+    images : StimulusSet, optional
+        For thumbnails, by id; up to 200 images.
     """
     ordered, blocks = sorted_by_group(rdm.mean(), groups or {})
     ids = ordered.ids or ()
@@ -110,22 +112,22 @@ def _mark_blocks(axes: Axes, blocks: Sequence[tuple[str, int, int]]) -> None:
     axes.tick_params(length=0)
 
 
-def _thumbnails(folder: Path | None, ids: Sequence[str]) -> list[npt.NDArray[Any]]:
-    """Return small pictures, none at all if one is missing."""
-    if folder is None:
+def _thumbnails(stimuli: StimulusSet | None, ids: Sequence[str]) -> list[npt.NDArray[Any]]:
+    """Return small pictures, none at all if one is missing or cannot be read."""
+    if stimuli is None:
         return []
-    from PIL import Image
+    row_of = {image_id: row for row, image_id in enumerate(stimuli.ids)}
+    if not row_of.keys() >= set(ids):
+        return []
+    wanted = stimuli.take([row_of[image_id] for image_id in ids])
+    found = list(load_images(wanted, _thumbnail, workers=0, on_error="skip"))
+    pictures = [loaded.pixels for loaded in found if isinstance(loaded, LoadedImage)]
+    return pictures if len(pictures) == len(found) else []
 
-    found = []
-    for image_id in ids:
-        path = folder / image_id
-        if not path.is_file():
-            return []
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-            small.thumbnail((_PIXELS, _PIXELS))
-            found.append(np.asarray(small))
-    return found
+
+def _thumbnail(image: Image.Image) -> npt.NDArray[np.uint8]:
+    image.thumbnail((_PIXELS, _PIXELS))
+    return np.asarray(image)
 
 
 def _place_thumbnails(axes: Axes, pictures: Sequence[npt.NDArray[Any]]) -> float:

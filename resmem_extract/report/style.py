@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..compare import COMPARATORS
-from ..errors import MissingExtraError, WorkError, reason_of
-from ..partial_files import partial_name
+from ..errors import MissingExtraError, unwritable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,7 +165,7 @@ def plain(axes: Axes) -> None:
 
 
 def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
-    """Write a figure in each format, under a name of its own until it is complete.
+    """Write a figure in each format.
 
     Raises
     ------
@@ -180,16 +179,9 @@ def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
     with matplotlib.rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "font.size": _FONT}):
         for ending in formats:
             path = stem.with_name(f"{stem.name}.{ending}")
-            scratch = partial_name(path)
             try:
-                figure.savefig(scratch, format=ending, dpi=_RESOLUTION, bbox_inches="tight")
-                scratch.replace(path)
-            except OSError as error:
-                raise WorkError(
-                    f"{path} cannot be written: {reason_of(error)}; tables are whole, and "
-                    "--overwrite makes them and all figures anew"
-                ) from error
-            finally:
-                scratch.unlink(missing_ok=True)
+                figure.savefig(path, format=ending, dpi=_RESOLUTION, bbox_inches="tight")
+            except OSError as error:  # of the name alone: the folder may be a hidden one
+                raise unwritable(Path(path.name), error) from error
             written.append(path)
     return written

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from resmem_extract.cli.encode import STEMS
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 from test_encode import IDS, N, from_layer, write_store
 
@@ -35,11 +37,26 @@ def test_scores_and_figures(store, tmp_path, rng, call):
     assert "net:fc" in done.out
     assert "3 models of 6 targets" in done.out
     figures = {path.name for path in out.glob("*.png")}
-    assert figures == {f"{s}.png" for s in ("profile", "best", "predictions", "map_r", "map_best")}
+    assert figures == {f"{stem}.png" for stem in STEMS}
     again = call("encode", store, "--responses", tmp_path / "r.npz", "--out", out)
     assert (again.code, again.out.count("already complete")) == (0, 1)
     assert again.out.replace(" (already complete)", "") == done.out
     assert N == 60
+    drawn = {path: path.read_bytes() for path in out.glob("*.png")}
+    (out / "profile.png").unlink()
+    again = call("encode", store, "--responses", tmp_path / "r.npz", "--out", out)
+    assert f"{out} holds this result; drawing its figures (png)" in again.err
+    assert {path: path.read_bytes() for path in out.glob("*.png")} == drawn
+    names = {path.name for path in out.iterdir()}
+    done = call("encode", store, "--responses", tmp_path / "r.npz", "--module", "fc", "--out", out)
+    assert done.code == 2 and "other modules" in done.err
+    done = call(
+        *("encode", store, "--responses", tmp_path / "r.npz", "--module", "fc", "--out", out),
+        "--overwrite",
+    )
+    assert done.code == 0, done.err
+    gone = {"best.csv", "best.png", "profile.png", "map_best.png"}
+    assert {path.name for path in out.iterdir()} == names - gone
 
 
 def test_a_rating_in_one_command_and_from_a_file(store, tmp_path, call):

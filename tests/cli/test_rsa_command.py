@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import subprocess
+import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import draw, names
+from commands import ENVIRONMENT, draw, names
 
+from resmem_extract.cli.rsa import STEMS
 from resmem_extract.store import StoreWriter, read_rdms
 from resmem_extract.types import ActivationSpec
 
@@ -17,7 +22,9 @@ N = 10
 IDS = [f"{k:02d}.png" for k in range(N)]
 
 
-def write_store(path: Path, model: str, seed: int, constant: int | None = None) -> Path:
+def write_store(
+    path: Path, model: str, seed: int, constant: int | None = None, ids: list[str] = IDS
+) -> Path:
     rng = np.random.default_rng(seed)
     specs = [
         ActivationSpec("conv1", "conv1", (4, 5, 5), ("image", "channel", "height", "width")),
@@ -27,7 +34,7 @@ def write_store(path: Path, model: str, seed: int, constant: int | None = None) 
     if constant is not None:
         arrays["conv1"][constant] = 0.5
     with StoreWriter(path, specs, N) as writer:
-        writer.append(IDS, [f"{k:064x}" for k in range(N)], arrays)
+        writer.append(ids, [f"{k:064x}" for k in range(N)], arrays)
         writer.finish({"label": ["cat", "dog"] * (N // 2)}, provenance={"model": model})
     return path
 
@@ -72,6 +79,7 @@ def test_the_command_of_the_manual(stores, reference, call, tmp_path):
     assert "human_IT" in done.out and f"{out / 'rsa.csv'}: 3 comparisons" in done.out
     figures = [f"{stem}.{ending}" for stem in FIGURES for ending in ("png", "svg", "pdf")]
     assert names(out) == sorted(["differences.csv", "rdms.h5", "rsa.csv", "rsa.json", *figures])
+    assert all(any(fnmatchcase(stem, pattern) for pattern in STEMS) for stem in FIGURES)
     rows = rows_of(out)
     assert [(r["a"], r["b"], r["n_images"]) for r in rows] == [
         ("A:conv1", "human_IT", "8"),
@@ -160,8 +168,119 @@ def test_wrong_requests_end_with_2_and_write_nothing(stores, reference, call, tm
 def test_what_figures_need_is_checked_before_the_work(stores, call, tmp_path):
     asked = ["rsa", *stores, "--module", "conv1", "--out", tmp_path / "o"]
     done = call(*asked, "--images", tmp_path / "nowhere")
+    assert done.code == 2 and "nowhere: No such file or directory; give a folder" in done.err
+    draw(tmp_path / "photos" / "other.png", 0)
+    done = call(*asked, "--images", tmp_path / "photos")
     assert done.code == 2 and "none of the images" in done.err and "00.png" in done.err
     done = call(*asked, "--figures", "none", "--figures", "png")
     assert done.code == 2
     assert "--figures ['none', 'png']: should be png, svg or pdf, or none alone" in done.err
     assert not (tmp_path / "o").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return what a user sees; a killed run leaves a hidden folder, until the next one."""
+    return {
+        path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name[0] != "."
+    }
+
+
+def without_time(there: dict[str, bytes]) -> dict[str, bytes]:
+    """Take out what tells when a result was made."""
+    record = json.loads(there["rsa.json"]) | {"finished": "", "files": {}}
+    timed = ("rdms.h5", "rsa.json")
+    return {name: text for name, text in there.items() if name not in timed} | {"r": str(record)}
+
+
+DRAWS_FOR_EVER = """
+import sys, time
+from resmem_extract import report
+from resmem_extract.cli import main
+
+def save(*arguments, save=report.save):
+    save(*arguments)
+    print("drawn", flush=True)
+    time.sleep(60)
+
+report.save = save
+main()
+"""
+
+
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_a_run_that_ends_while_figures_are_drawn_has_changed_nothing(stores, call, tmp_path, sent):
+    out = tmp_path / "o"
+    asked = ["rsa", *map(str, stores), "--module", "conv1", "--out", str(out)]
+    assert call(*asked).code == 0
+    before = contents(out)
+    other = [*asked, "--metric", "euclidean", "--overwrite"]
+    with subprocess.Popen(
+        [sys.executable, "-c", DRAWS_FOR_EVER, *other],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "drawn\n"
+        process.send_signal(getattr(signal, sent))
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}[sent]
+    assert contents(out) == before
+    if sent != "SIGKILL":
+        assert err.splitlines()[-1].endswith(
+            ": nothing was written; the same command starts again from the beginning"
+        )
+        assert names(out) == sorted(before)
+    assert "already complete" in call(*asked).out
+    assert names(out) == sorted(before)
+    assert call(*other).code == 0
+    assert names(out) == sorted(
+        ["rdms.h5", "rsa.csv", "rsa.json", "matrix_spearman_euclidean.png"]
+        + [f"rdm_{network}_conv1_euclidean.png" for network in "AB"]
+    )
+
+
+@pytest.mark.parametrize("compare", ["spearman", "cka"])
+def test_figures_of_a_result_that_is_there_are_those_of_a_new_one(
+    stores, call, tmp_path, rng, compare
+):
+    """References are drawn too, and how alike they are among themselves."""
+    np.savez(tmp_path / "v.npz", V1=rng.random((N, 9)), IT=rng.random((N, 15)), image_id=IDS)
+    asked = ["rsa", *stores, "--module", "conv1", "--reference", tmp_path / "v.npz"]
+    asked += ["--compare", compare, "--group", "label"]
+    at_once, later = tmp_path / "at_once", tmp_path / "later"
+    assert call(*asked, "--out", at_once).code == 0
+    assert call(*asked, "--out", later, "--figures", "none").code == 0
+    table = (later / "rsa.csv").stat().st_mtime_ns
+    done = call(*asked, "--out", later)
+    assert (done.code, "already complete" in done.out) == (0, True)
+    assert f"{later} holds this result; drawing its figures (png)" in done.err
+    assert (later / "rsa.csv").stat().st_mtime_ns == table
+    assert names(later) == names(at_once)
+    assert any(name.startswith("map_") for name in names(later))
+    assert without_time(contents(later)) == without_time(contents(at_once))
+    (later / "rsa.csv").write_text("trash")
+    done = call(*asked, "--out", later)
+    assert (done.code, len(done.err.splitlines())) == (1, 1)
+    assert "rsa.csv is not what was written; --overwrite makes the result anew" in done.err
+
+
+def test_thumbnails_are_found_by_stem_and_in_a_list_too(stores, call, tmp_path):
+    paths = [tmp_path / "photos" / f"{'ab'[k % 2]}" / image_id for k, image_id in enumerate(IDS)]
+    for k, path in enumerate(paths):
+        draw(path, k)
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in paths))
+    stems = write_store(tmp_path / "S.h5", "S", 0, ids=[path.stem for path in paths])
+    relative = write_store(
+        tmp_path / "R.h5", "R", 0, ids=[f"{path.parent.name}/{path.name}" for path in paths]
+    )
+    drawn = set()
+    for number, (store, images) in enumerate(
+        [(stems, "photos"), (stems, "list.txt"), (relative, "photos")]
+    ):
+        out = tmp_path / f"o{number}"
+        asked = ("rsa", store, "--module", "conv1", "--out", out, "--figures", "png")
+        done = call(*asked, "--images", tmp_path / images)
+        assert done.code == 0, done.err
+        (figure,) = out.glob("rdm_*.png")
+        drawn.add(figure.stat().st_size)
+        assert call(*asked).code == 0  # the same without thumbnails
+        assert figure.stat().st_size < min(drawn) / 1.5

@@ -166,7 +166,7 @@ def test_the_same_request_is_answered_at_once_and_another_is_refused(store, resp
     np.testing.assert_array_equal(again.best, first.best)
     np.testing.assert_array_equal(again.predicted["net:fc"], first.predicted["net:fc"])
     assert (tmp_path / "o" / "scores.csv").stat().st_mtime_ns == before
-    with pytest.raises(RequestError, match=r"another request .*other options.*--overwrite"):
+    with pytest.raises(RequestError, match=r"another request \(seed: 0 there, 1 ask.*--overwrite"):
         rx.encode(store, seed=1, **asked)
     rx.encode(store, seed=1, overwrite=True, **asked)
     assert json.loads((tmp_path / "o" / "encode.json").read_text())["options"]["seed"] == 1

@@ -16,6 +16,7 @@ from resmem_extract.compare import RDM
 from resmem_extract.compare.build import read_once
 from resmem_extract.compare.table import Entity, Inference, Row, compare_all
 from resmem_extract.errors import MissingExtraError
+from resmem_extract.images import find_images
 from resmem_extract.report import draw_all
 from resmem_extract.report.comparisons import (
     classical_scaling,
@@ -62,7 +63,7 @@ def test_the_picture_of_an_rdm_holds_its_numbers(models, tmp_path):
     for k, image_id in enumerate(IDS):
         Image.new("RGB", (30, 20), (k + 1, 0, 0)).save(tmp_path / image_id)
     rdm = models[0].rdms["correlation"]
-    figure = draw_rdm(rdm, groups=GROUPS, images=tmp_path)
+    figure = draw_rdm(rdm, groups=GROUPS, images=find_images(tmp_path))
     axes, bar = figure.axes
     shown = axes.images[0].get_array()
     np.testing.assert_allclose(shown, sorted_by_group(rdm, GROUPS)[0].square())
@@ -78,7 +79,7 @@ def test_the_picture_of_an_rdm_holds_its_numbers(models, tmp_path):
         seen = [value for value in dict.fromkeys(reds.ravel().tolist()) if value < 255]
         assert seen == order
     (tmp_path / IDS[3]).unlink()
-    assert not draw_rdm(rdm, images=tmp_path).axes[0].child_axes
+    assert not draw_rdm(rdm, images=find_images(tmp_path)).axes[0].child_axes
 
 
 def test_the_matrix_and_the_profile_hold_the_values(models, reference):
