@@ -24,6 +24,8 @@ _SIDE = 4.4
 """Inches of the matrix, about; what is around it decides."""
 _THUMBNAIL = 0.22
 """Inches."""
+_GAP = 0.015
+"""Between pictures and a label, of the side of the matrix."""
 _PIXELS = 64
 """Of the longer side of a thumbnail."""
 _MOST_THUMBNAILS = 200
@@ -90,12 +92,15 @@ def draw_rdm(
     else:
         axes.set_xticks([])
         axes.set_yticks([])
-    room = _place_thumbnails(axes, thumbnails) if thumbnails else 0.0
-    what = f"images (n = {rdm.n_images}), in the same order on both axes"
     axes.xaxis.set_label_position("bottom")
     axes.yaxis.set_label_position("left")
-    axes.set_xlabel(what, labelpad=1.15 * room + 4)  # the layout may widen the matrix a little
-    axes.set_ylabel(what, labelpad=1.15 * room + 4)
+    room = _place_thumbnails(axes, thumbnails) if thumbnails else 0.0
+    # In parts of the matrix, which the layout makes as large as there is room.
+    axes.xaxis.set_label_coords(0.5, -room - _GAP)
+    axes.yaxis.set_label_coords(-room - _GAP, 0.5)
+    what = f"images (n = {rdm.n_images}), in the same order on both axes"
+    axes.set_xlabel(what)
+    axes.set_ylabel(what)
     return figure
 
 
@@ -131,7 +136,7 @@ def _thumbnail(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def _place_thumbnails(axes: Axes, pictures: Sequence[npt.NDArray[Any]]) -> float:
-    """Put pictures left of rows and under columns, staggered; return the points that they take."""
+    """Put pictures left of rows and under columns, staggered; return their share of the matrix."""
     steps = max(int(np.ceil(_THUMBNAIL * len(pictures) / _SIDE)), 1)
     # Those of the first and the last image reach beyond the matrix by half their size.
     half = _THUMBNAIL / _SIDE / 2
@@ -143,7 +148,7 @@ def _place_thumbnails(axes: Axes, pictures: Sequence[npt.NDArray[Any]]) -> float
         strip = axes.inset_axes(bounds)
         strip.imshow(_strip(pictures, steps, upright), aspect="auto", interpolation="antialiased")
         strip.set_axis_off()
-    return (0.5 + steps) * _THUMBNAIL * 72
+    return across + half / 2
 
 
 def _strip(

@@ -70,6 +70,10 @@ def test_the_picture_of_an_rdm_holds_its_numbers(models, tmp_path):
     assert [label.get_text() for label in axes.get_xticklabels()] == ["place", "face"]
     assert bar.get_ylabel() == "correlation distance (1 - r)"
     assert axes.get_xlabel() == "images (n = 12), in the same order on both axes"
+    figure.canvas.draw()
+    beside, under = (strip.get_window_extent() for strip in axes.child_axes)
+    assert axes.yaxis.label.get_window_extent().x1 <= beside.x0
+    assert axes.xaxis.label.get_window_extent().y1 <= under.y0
     order = [
         int(image_id.partition(".")[0]) + 1 for image_id in sorted_by_group(rdm, GROUPS)[0].ids
     ]
