@@ -35,12 +35,15 @@ class _Linear(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[
 
     coef_: Values
     intercept_: Any
+    mean_: Values
+    level_: Any
 
     def predict(self, X: npt.ArrayLike) -> Floats:
         """Return predictions `[n, t]`, or `[n]` if fitted with one target."""
         check_is_fitted(self)
         features = validate_data(self, X, reset=False, dtype=_DTYPES)
-        predicted: Floats = features @ self.coef_.T + self.intercept_
+        # About the mean, which would cost digits in float32.
+        predicted: Floats = (features - self.mean_) @ self.coef_.T + self.level_
         return predicted
 
     def _checked(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Values, Floats, bool]:
@@ -49,9 +52,52 @@ class _Linear(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[
         )
         return features, targets.reshape(len(targets), -1).astype(np.float64), targets.ndim == 1
 
-    def _finish(self, weights: Values, intercept: Floats, one: bool) -> None:
+    def _set_weights(
+        self,
+        features: Values,
+        of_rows: Floats,
+        means: Floats,
+        one: bool,
+        *,
+        scale: Scale = "center",
+        shares: Floats | None = None,
+        band: npt.NDArray[np.intp] | None = None,
+    ) -> None:
+        """Set the weights of features that those of rows amount to, a few at a time.
+
+        Parameters
+        ----------
+        features : array, `[n, p]`
+        of_rows : array, `[n, t]`
+            Coefficients of the rows of the kernel.
+        means : array, `[t]`
+            Of targets.
+        one : bool
+            Whether there is one target, without an axis.
+        scale : {"center", "zscore"}
+        shares : array, `[bands, t]`, optional
+            Factors of the weights of each band.
+        band : int array, `[p]`, optional
+        """
+        n, p = features.shape
+        of_rows = of_rows.astype(features.dtype)
+        weights, self.mean_ = np.empty((p, len(means)), features.dtype), np.empty(p, features.dtype)
+        level, intercept = means.copy(), means.copy()
+        for start in range(0, p, _COLUMNS):
+            some = slice(start, start + _COLUMNS)
+            mean, divisor = standardised(features[:, some], np.arange(n), scale)
+            self.mean_[some] = mean
+            own = weights[some]
+            np.matmul((features[:, some] - self.mean_[some]).T, of_rows, out=own)
+            if scale == "zscore":
+                own /= (divisor**2)[:, None]
+            if shares is not None and band is not None:
+                own *= shares[band[some]]
+            level -= (mean - self.mean_[some]) @ own
+            intercept -= mean @ own
         self.coef_ = weights[:, 0] if one else weights.T
         self.intercept_ = float(intercept[0]) if one else intercept
+        self.level_ = float(level[0]) if one else level
 
 
 class RidgeCV(_Linear):
@@ -74,6 +120,8 @@ class RidgeCV(_Linear):
     ----------
     coef_ : array, `[t, p]`, or `[p]` with one target
     intercept_ : array, `[t]`, or float
+    mean_, level_ : array, `[p]`; array, `[t]`, or float
+        The same about the features' means: predictions are ``(X - mean_) @ coef_.T + level_``.
     alpha_ : array, `[t]`, or float
     cv_scores_ : array, `[alphas, t]`
         Negative mean squared error of held-out rows.
@@ -108,8 +156,7 @@ class RidgeCV(_Linear):
         )
         found = ridge(basis, targets, fold.inner, tried)
         of_rows = dual(basis, targets, found.penalties)
-        weights, offset = _weights(features, of_rows, self.scale)
-        self._finish(weights, targets.mean(axis=0) - offset, one)
+        self._set_weights(features, of_rows, targets.mean(axis=0), one, scale=self.scale)
         self.alphas_ = tried
         self.alpha_ = float(found.penalties[0]) if one else found.penalties
         self.cv_scores_ = -found.losses
@@ -135,6 +182,8 @@ class BandedRidgeCV(_Linear):
     ----------
     coef_ : array, `[t, p]`, or `[p]` with one target
     intercept_ : array, `[t]`, or float
+    mean_, level_ : array, `[p]`; array, `[t]`, or float
+        The same about the features' means: predictions are ``(X - mean_) @ coef_.T + level_``.
     bands_ : list
         Names, in the order of `band_weights_`.
     band_weights_ : array, `[bands, t]`
@@ -179,53 +228,10 @@ class BandedRidgeCV(_Linear):
         # Kernels were brought to a mean eigenvalue of 1, about the mean.
         sizes = [(np.trace(k) - k.mean() * len(k)) / len(k) for k in products]
         shares = found.weights / found.penalties / np.maximum(sizes, _TINY)[:, None]
-        weights, offset = _weights(features, found.dual, "center", shares, number)
-        self._finish(weights, found.means - offset, one)
+        self._set_weights(features, found.dual, found.means, one, shares=shares, band=number)
         self.band_weights_ = found.weights
         self.alpha_ = float(found.penalties[0]) if one else found.penalties
         return self
-
-
-def _weights(
-    features: Values,
-    of_rows: Floats,
-    scale: Scale,
-    shares: Floats | None = None,
-    band: npt.NDArray[np.intp] | None = None,
-) -> tuple[Values, Floats]:
-    """Return weights of features and what they make of the features' means, a few at a time.
-
-    Parameters
-    ----------
-    features : array, `[n, p]`
-    of_rows : array, `[n, t]`
-        Coefficients of the rows of the kernel.
-    scale : {"center", "zscore"}
-    shares : array, `[bands, t]`, optional
-        Factors of the weights of each band.
-    band : int array, `[p]`, optional
-
-    Returns
-    -------
-    array, `[p, t]`
-        In the precision of the features.
-    array, `[t]`
-    """
-    n, p = features.shape
-    of_rows = of_rows.astype(features.dtype)
-    weights = np.empty((p, of_rows.shape[1]), features.dtype)
-    offset = np.zeros(of_rows.shape[1])
-    for start in range(0, p, _COLUMNS):
-        some = slice(start, start + _COLUMNS)
-        mean, divisor = standardised(features[:, some], np.arange(n), scale)
-        own = weights[some]
-        np.matmul((features[:, some] - mean.astype(features.dtype)).T, of_rows, out=own)
-        if scale == "zscore":
-            own /= (divisor**2)[:, None]
-        if shares is not None and band is not None:
-            own *= shares[band[some]]
-        offset += mean @ own
-    return weights, offset
 
 
 def _held_out(cv: Any, features: Values) -> tuple[npt.NDArray[np.intp], ...]:
