@@ -213,14 +213,14 @@ def _run(
                     f"{scored.name}: r is undefined in some fold for {undefined} targets, where "
                     "measured or predicted values do not vary; means are over the other folds"
                 )
-        about = {**record, "notes": notes, "finished": now()}
+        about = {"notes": notes, "finished": now()}
         if new is not None:
-            writer.finish({**about, "command": typed_command()})
+            writer.finish({**record, **about, "command": typed_command()})
     folder = new.place.path if new else None
     result = _result(study, entries, gathered, asked, notes, folder)
     if new is not None:
         _write_tables(result, new)
-        new.finish(result, about)
+        new.finish(result, record, about)
     return result
 
 

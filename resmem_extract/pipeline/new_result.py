@@ -34,6 +34,8 @@ class NewResult:
     place: ResultFolder
     """Where it is to lie."""
     hidden: Path
+    before: Mapping[str, Any]
+    """The record that was there when it was begun."""
 
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
@@ -51,21 +53,24 @@ class NewResult:
         except OSError as error:
             raise unwritable(self.place.path / name, error) from error
 
-    def finish(self, result: Any, record: Mapping[str, Any]) -> None:
+    def finish(self, result: Any, asked: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         """Draw the figures of a result whose tables are written, and give all files their names.
 
         Parameters
         ----------
         result : object
             What figures are drawn of.
-        record : mapping
+        asked : mapping
+            What it depends on, as of `ResultFolder.find`.
+        about : mapping
             JSON values that are kept with it.
 
         Raises
         ------
         RequestError or WorkError
             If files cannot be written or moved, or figures not drawn; tables are kept in the latter
-            case unless there is a result already.
+            case unless there is a result already. Also if another process has put the result of
+            another request there meanwhile.
         KeyboardInterrupt
             If an interrupt came while files were moved; they are, and it says so.
         """
@@ -82,7 +87,10 @@ class NewResult:
                 failure = error
                 for path in set(self.hidden.iterdir()) - tables:
                     path.unlink()
-        self._publish({**record, "figures": drawn}, {})
+        meanwhile = _record_of(self.place)
+        if meanwhile and meanwhile != self.before:
+            self.place.refuse_other(meanwhile, asked)
+        self._publish({**asked, **about, "figures": drawn}, {})
         if isinstance(failure, ResmemExtractError):
             text = f"{failure}; tables are whole, and the same command draws the figures"
             raise WorkError(text) from failure
@@ -116,10 +124,7 @@ class NewResult:
         files = dict(sorted({**kept, **made}.items()))
         with self.file(record_name) as path:
             write_text(path, _json({**record, "files": files}))
-        try:
-            before = self.place.read().get("files", {}).keys() - kept.keys()
-        except ValueError:  # as --overwrite has found already
-            before = set()
+        before = _record_of(self.place).get("files", {}).keys() - kept.keys()
         # What is found after a kill: it tells whose files may be replaced.
         meanwhile = {**dict.fromkeys(before | made.keys()), **kept}
         with _whole_although_interrupted(folder):
@@ -131,8 +136,16 @@ class NewResult:
                     (folder / name).unlink(missing_ok=True)
                 sync(folder)
                 (self.hidden / record_name).replace(folder / record_name)
+                remove(self.hidden)  # here, where an interrupt does not speak of nothing
             except OSError as error:
                 raise unwritable(folder, error) from error
+
+
+def _record_of(place: ResultFolder) -> Mapping[str, Any]:
+    try:
+        return place.read()
+    except ValueError:  # damaged, as --overwrite has found already
+        return {}
 
 
 def _json(record: Mapping[str, Any]) -> str:
@@ -167,7 +180,7 @@ def new_result(place: ResultFolder | None) -> Iterator[NewResult | None]:
         raise unwritable(place.path, error) from error
     with removed_on_failure(made):
         try:
-            yield NewResult(place, hidden)
+            yield NewResult(place, hidden, _record_of(place))
         finally:
             remove(hidden)
 

@@ -101,7 +101,7 @@ class ResultFolder:
             own = {self.record, *known} if there else set()
             self._refuse_strangers(names, formats, own, overwrite)
             return None
-        self._refuse_other(there, asked)
+        self.refuse_other(there, asked)
         self._refuse_damaged(known)
         undrawn = tuple(ending for ending in formats if not self._is_drawn(there, ending))
         if undrawn:  # of which a user may have edited some
@@ -147,7 +147,8 @@ class ResultFolder:
                 f"or not as it is; {advice}choose another --out"
             )
 
-    def _refuse_other(self, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    def refuse_other(self, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+        """Raise if a record is that of another request."""
         differences = [
             f"other {key}" for key in asked if key != "options" and there.get(key) != asked[key]
         ]
@@ -208,6 +209,8 @@ def result_folder(
     if out is None:
         return None
     path = given_path(out, "out")
+    if path.is_symlink() and not path.exists():
+        raise RequestError(f"{path} is a link to {path.readlink()}, which is not there; make that")
     if path.exists() and not path.is_dir():
         raise RequestError(f"{path} is a file; name a folder for {tables[0]} and the rest")
     return ResultFolder(path, tables, record, figures)

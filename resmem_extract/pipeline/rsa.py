@@ -333,7 +333,7 @@ def _write(result: RsaResult, new: NewResult, record: dict[str, Any]) -> None:
     for name, text in texts.items():
         with new.file(name) as path:
             write_text(path, text)
-    new.finish(result, {**record, "notes": table.notes, "finished": now()})
+    new.finish(result, record, {"notes": table.notes, "finished": now()})
 
 
 def _read(

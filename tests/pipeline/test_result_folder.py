@@ -35,6 +35,7 @@ def make(
     extra: bool = False,
     overwrite: bool = False,
     figures: Figures | None = FIGURES,
+    meanwhile: Callable[[], object] | None = None,
 ) -> list[str]:
     """Make a result as `compare_stores` does; return what the user is told, "made" if it was."""
     told: list[str] = []
@@ -47,7 +48,9 @@ def make(
         for name in TABLES[: 1 + extra]:
             with new.file(name) as path:
                 path.write_text(f"{name} of {numbers}\n")
-        new.finish(numbers, {**asked, "notes": []})
+        if meanwhile:
+            meanwhile()
+        new.finish(numbers, asked, {"notes": []})
     return [*told, "made"]
 
 
@@ -177,6 +180,26 @@ def test_another_request_is_told_from_this_one(tmp_path):
     message = r"other modules; extra: False there, True asked\); use --overwrite"
     with pytest.raises(RequestError, match=message):
         make(tmp_path / "o", "3", extra=True)
+
+
+def test_of_two_runs_at_the_same_time_none_is_replaced_unasked(tmp_path):
+    out = tmp_path / "o"
+    with pytest.raises(RequestError, match=r"holds the result of another request \(other modules"):
+        make(out, "12", meanwhile=lambda: make(out, "345"))
+    before = contents(out)
+    assert before["t.csv"] == "t.csv of 345\n"
+    assert make(out, "345") == []
+    # The same request twice: either is the result.
+    assert make(tmp_path / "p", "12", meanwhile=lambda: make(tmp_path / "p", "12")) == ["made"]
+    with pytest.raises(RequestError, match="another request"):
+        make(out, "12", overwrite=True, meanwhile=lambda: make(out, "6", overwrite=True))
+    assert contents(out)["t.csv"] == "t.csv of 6\n"
+
+
+def test_a_link_that_leads_nowhere_is_refused(tmp_path):
+    (tmp_path / "o").symlink_to(tmp_path / "gone")
+    with pytest.raises(RequestError, match=r"o is a link to .*gone, which is not there; make that"):
+        make(tmp_path / "o")
 
 
 def test_figures_that_are_not_there_are_drawn_from_the_result(tmp_path):
