@@ -45,6 +45,7 @@ OF_TARGETS = (TARGET_KEY, ROI_KEY, PLACES_KEY, "ncsnr", "ceiling")
 """Keys with one value a target, which tell something of the responses."""
 _UNNAMED = re.compile(r"(Unnamed: \d+|__index_level_\d+__)?")
 """What a column without a name is called in a CSV, one that was read back, or a parquet file."""
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 RUN_KEY = "run"
 OF_MEASUREMENTS = (RUN_KEY, "session", "split", SUBJECT_KEY)
 """Keys and columns that tell something of measurements also where they hold numbers."""
@@ -281,8 +282,9 @@ def column_numbers(
 
 
 def holds_texts(cells: Sequence[Any]) -> bool:
-    """Tell whether no cell of a column is a number, or empty."""
-    return all(isinstance(cell, str) and _as_number(cell) is None for cell in cells)
+    """Tell whether no cell of a column is a number, be it one with a decimal comma, or empty."""
+    texts = all(isinstance(cell, str) and _as_number(cell) is None for cell in cells)
+    return texts and not all(map(_DECIMAL_COMMA.fullmatch, cells))
 
 
 def _as_number(cell: Any) -> float | None:

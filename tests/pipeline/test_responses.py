@@ -304,3 +304,10 @@ def test_wrong_files_get_one_line(tmp_path):
             read_responses(tmp_path / name, None)
     with pytest.raises(RequestError, match="is a folder"):
         read_responses(tmp_path)
+
+
+def test_a_column_with_decimal_commas_is_no_label(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text('image_id,a,b\nx.png,"1,5",2\ny.png,"0,25",3\n')
+    with pytest.raises(RequestError, match=r"column 'a' holds '1,5'; expected numbers"):
+        read_responses(path)
