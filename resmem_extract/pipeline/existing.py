@@ -117,6 +117,7 @@ def _look_at_result(
         with suppress(RequestError), work.at_work(None, tell):  # unless others are at it
             work.remove()
         begun = None
+    store.check(())  # else damaged ids would pass for other images
     left_out = _left_out(store, stimuli, asked)
     known = {*store.image_ids.tolist(), *(image_id for image_id, _ in left_out)}
     new = [row for row, image_id in enumerate(stimuli.ids) if image_id not in known]

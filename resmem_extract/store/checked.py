@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import WorkError, reason_of
+from ..errors import ResmemExtractError, WorkError, reason_of
 from .checksums import checksum, chunk_columns, chunk_grid
 from .chunk_copy import chunk_addresses
 
@@ -109,6 +109,8 @@ def reading(part: h5py.Dataset | h5py.File) -> Iterator[None]:
     """
     try:
         yield
+    except ResmemExtractError:  # which says it already
+        raise
     except (OSError, RuntimeError) as error:
         raise WorkError(
             f"{part.file.filename} cannot be read ({part.name}): {reason_of(error)}"

@@ -238,6 +238,10 @@ def test_work_for_another_store_is_refused(tmp_path, model, pictures, monkeypatc
     with h5py.File(out, "r+") as file:  # as another program might
         del file["images/sha256"]
         file["images/sha256"] = np.array([b"0" * 64] * OLD)
+    with pytest.raises(WorkError, match=r"^\S+f\.h5 is not what was written \(images/sha256\)"):
+        extract(model, pictures, out, extend=True)
+    with h5py.File(out, "r+") as file:
+        del file["metadata_checksums"]
     with pytest.raises(RequestError, match="other contents"):
         extract(model, pictures, out, extend=True)
 
