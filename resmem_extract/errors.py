@@ -34,6 +34,7 @@ __all__ = [
     "WeightsError",
     "WorkError",
     "counted",
+    "did_you_mean",
     "given_path",
     "nearest",
     "reason_of",
@@ -159,6 +160,12 @@ def nearest(text: str, known: Sequence[str], n: int = 3) -> list[str]:
     """Return up to `n` of the known names that most resemble `text`, for 'did you mean'."""
     folded = {name.lower(): name for name in reversed(known)}
     return [folded[m] for m in difflib.get_close_matches(text.lower(), folded, n, cutoff=0.6)]
+
+
+def did_you_mean(text: object, known: Sequence[str], otherwise: str) -> str:
+    """Return the known name that resembles `text` most, as a question, or else `otherwise`."""
+    close = nearest(str(text), known, 1)
+    return f"did you mean {close[0]}?" if close else otherwise
 
 
 def stem_advice(ids: Iterable[str], others: Iterable[str], otherwise: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import RequestError, nearest
+from ..errors import RequestError, did_you_mean
 
 __all__ = ["COMPARATORS", "DEFAULT_COMPARATOR", "Comparator", "comparator"]
 
@@ -49,7 +49,7 @@ def comparator(name: str) -> Comparator:
         If there is none of that name.
     """
     if name not in COMPARATORS:
-        close = nearest(str(name), list(COMPARATORS))
-        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(COMPARATORS)}"
+        expected = f"expected one of {', '.join(COMPARATORS)}"
+        hint = did_you_mean(name, list(COMPARATORS), expected)
         raise RequestError(f"comparator {name!r} is not known; {hint}")
     return COMPARATORS[name]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError, nearest
+from ..errors import RequestError, did_you_mean
 from ..gram import Form, Gram
 
 __all__ = ["METRICS", "check_metric", "dissimilarities", "squared_lengths"]
@@ -41,8 +41,7 @@ def check_metric(metric: str) -> None:
     RequestError
     """
     if metric not in METRICS:
-        close = nearest(str(metric), list(METRICS))
-        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(METRICS)}"
+        hint = did_you_mean(metric, list(METRICS), f"expected one of {', '.join(METRICS)}")
         raise RequestError(f"metric {metric!r} is not known; {hint}")
 
 

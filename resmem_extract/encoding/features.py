@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError, nearest
+from ..errors import RequestError, did_you_mean
 from ..gram import CONSTANT, Rows, grams, memory_in_bytes, not_finite, scaled_grams
 from .arrays import Place
 from .basis import Basis, from_features, from_products
@@ -50,8 +50,7 @@ class FeatureOptions:
         for name, known in (("scale", get_args(Scale)), ("form", get_args(Form))):
             given = getattr(self, name)
             if given not in known:
-                close = nearest(str(given), known)
-                hint = f"did you mean {close[0]}?" if close else f"expected {' or '.join(known)}"
+                hint = did_you_mean(given, known, f"expected {' or '.join(known)}")
                 raise RequestError(f"{name} {given!r} is not known; {hint}")
 
 

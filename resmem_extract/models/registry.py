@@ -12,7 +12,7 @@ from functools import cache
 from importlib import import_module, metadata
 from types import MappingProxyType
 
-from ..errors import MissingExtraError, RequestError, UnknownModelError, nearest
+from ..errors import MissingExtraError, RequestError, UnknownModelError, did_you_mean
 from .entries import Source, SourceEntry
 
 __all__ = [
@@ -118,9 +118,8 @@ def source_entry(name: str) -> SourceEntry:
     """
     _read_entry_points()
     if name not in _sources:
-        close = nearest(name, list(_sources))
-        expected = f"did you mean {close[0]}?" if close else f"expected {', '.join(_sources)}"
-        raise UnknownModelError(f"no source {name!r}: {expected}")
+        hint = did_you_mean(name, list(_sources), f"expected {', '.join(_sources)}")
+        raise UnknownModelError(f"no source {name!r}: {hint}")
     return _sources[name]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import RequestError, nearest
+from ..errors import RequestError, did_you_mean
 from ..types import Preprocessing
 from .objects import import_object
 from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, Callback, ResizeAndCrop
@@ -54,8 +54,7 @@ def chosen_transform(choice: TransformChoice) -> Preprocessing | None:
         if choice in NAMED:
             return NAMED[choice]
         if ":" not in choice:
-            close = nearest(choice, list(NAMED))
-            hint = f"did you mean {close[0]}?" if close else f"expected {', '.join(NAMED)}"
+            hint = did_you_mean(choice, list(NAMED), f"expected {', '.join(NAMED)}")
             raise RequestError(f"no transform {choice!r}: {hint}; or package.module:callable")
         return _wrapped(import_object(choice, "transform"), choice)
     return _wrapped(choice, getattr(choice, "__qualname__", None) or repr(choice))

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from ..errors import RequestError, WorkError, given_path, nearest, refuse_device, unwritable
+from ..errors import RequestError, WorkError, did_you_mean, given_path, refuse_device, unwritable
 from ..partial_files import make_folders, partial_name, remove, remove_stale, removed_on_failure
 from ..types import Progress
 from .checked import checked_blocks
@@ -93,8 +93,7 @@ def export_store(
     """
     if format not in get_args(ExportFormat):
         known = get_args(ExportFormat)
-        near = nearest(str(format), known)
-        hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(known)}"
+        hint = did_you_mean(format, known, f"it is one of {', '.join(known)}")
         raise RequestError(f"no format {format!r}; {hint}")
     if format == "zarr":
         import_zarr()  # or say what is missing before anything is written

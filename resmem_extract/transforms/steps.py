@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import RequestError, nearest
+from ..errors import RequestError, did_you_mean
 
 __all__ = ["STEPS", "Step", "parse_steps"]
 
@@ -111,9 +111,8 @@ def parse_steps(texts: Sequence[str]) -> tuple[Step, ...]:
 def _parse(text: str) -> Step:
     name, equals, number = text.strip().partition("=")
     if name not in STEPS:
-        close = nearest(name, list(STEPS))
         written = [f"{key}=N" if kind.numbered else key for key, kind in STEPS.items()]
-        hint = f"did you mean {close[0]}?" if close else f"expected {', '.join(written)}"
+        hint = did_you_mean(name, list(STEPS), f"expected {', '.join(written)}")
         raise RequestError(f"no step {text!r}: {hint}")
     if not STEPS[name].numbered:
         if equals:
