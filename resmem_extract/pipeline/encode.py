@@ -18,7 +18,6 @@ from ..config import EncodeOptions, validated
 from ..encoding import Responses, Validated, checked_penalties, partition_variance
 from ..errors import RequestError, WorkError, given_path
 from ..gram import memory_in_bytes
-from ..partial_files import write_text
 from ..store import EncodingWriter, Store, read_encoding
 from ..types import Progress
 from .chosen import check_chosen, opened_stores
@@ -352,13 +351,10 @@ def _add(writer: EncodingWriter, entry: Entry, found: Validated, bands: Bands) -
 
 
 def _write_tables(result: EncodeResult, new: NewResult) -> None:
-    texts = {_SCORES: scores_csv(result)}
+    new.write(_SCORES, scores_csv(result))
     if any(scored.bands for scored in result.scores):
-        texts[_BANDS] = bands_csv(result)
+        new.write(_BANDS, bands_csv(result))
     if result.partition is not None:
-        texts[_PARTITION] = partition_csv(result)
+        new.write(_PARTITION, partition_csv(result))
     if len(result.scores) > 1:
-        texts[_BEST] = best_csv(result)
-    for name, text in texts.items():
-        with new.file(name) as path:
-            write_text(path, text)
+        new.write(_BEST, best_csv(result))

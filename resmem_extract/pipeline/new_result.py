@@ -53,6 +53,11 @@ class NewResult:
         except OSError as error:
             raise unwritable(self.place.path / name, error) from error
 
+    def write(self, name: str, text: str) -> None:
+        """Write one of its files; raises as `file` does."""
+        with self.file(name) as path:
+            write_text(path, text)
+
     def finish(self, result: Any, asked: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         """Draw the figures of a result whose tables are written, and give all files their names.
 
@@ -122,8 +127,7 @@ class NewResult:
                 sync(path)
                 made[path.name] = read_sha256(path)
         files = dict(sorted({**kept, **made}.items()))
-        with self.file(record_name) as path:
-            write_text(path, _json({**record, "files": files}))
+        self.write(record_name, _json({**record, "files": files}))
         before = _record_of(self.place).get("files", {}).keys() - kept.keys()
         # What is found after a kill: it tells whose files may be replaced.
         meanwhile = {**dict.fromkeys(before | made.keys()), **kept}

@@ -29,7 +29,6 @@ from ..compare.table import (
 from ..config import RsaOptions, validated
 from ..errors import RequestError, WorkError, counted
 from ..gram import memory_in_bytes
-from ..partial_files import write_text
 from ..store import Store, read_rdms, write_rdms
 from ..types import Progress
 from .chosen import check_chosen, choose_modules, model_name, opened_stores
@@ -325,14 +324,11 @@ def _write(result: RsaResult, new: NewResult, record: dict[str, Any]) -> None:
     if rdms:
         with new.file(_RDMS) as path:
             write_rdms(path, rdms)
-    texts = {_TABLE: to_csv(table.rows, Row)}
+    new.write(_TABLE, to_csv(table.rows, Row))
     if table.sampled:
-        texts[_PAIRS] = to_csv(table.sampled, SampledRow)
+        new.write(_PAIRS, to_csv(table.sampled, SampledRow))
     if table.differences:
-        texts[_DIFFERENCES] = to_csv(table.differences, Difference)
-    for name, text in texts.items():
-        with new.file(name) as path:
-            write_text(path, text)
+        new.write(_DIFFERENCES, to_csv(table.differences, Difference))
     new.finish(result, record, {"notes": table.notes, "finished": now()})
 
 
