@@ -20,6 +20,7 @@ from ..encoding import (
     kfolds,
     ncsnr,
     split_half,
+    standardised,
 )
 from ..errors import RequestError, counted, nearest
 from ..store import Store
@@ -175,13 +176,12 @@ def _ceiling(responses: Responses, asked: EncodeOptions, tell: Tell) -> Floats:
 
 def _on_one_scale(values: npt.NDArray[np.floating], subjects: npt.NDArray[np.str_]) -> Floats:
     """Return each subject's responses as z-scores: r within one sees no level and no scale."""
-    scaled = np.zeros(values.shape)
+    wide = values.astype(np.float64)
+    scaled = np.empty_like(wide)
     for subject in np.unique(subjects):
-        own = values[subjects == subject].astype(np.float64)
-        own -= own.mean(axis=0)
-        deviation = own.std(axis=0)
-        np.divide(own, deviation, out=own, where=deviation > 0)
-        scaled[subjects == subject] = own
+        own = np.flatnonzero(subjects == subject)
+        mean, deviation = standardised(wide, own, "zscore")
+        scaled[own] = (wide[own] - mean) / deviation
     return scaled
 
 
