@@ -21,14 +21,7 @@ from .options import (
     requested,
 )
 from .tables import print_table
-from .terminal import (
-    already,
-    notes,
-    print_json,
-    progress_bar,
-    results,
-    told_of_interrupt,
-)
+from .terminal import already, notes, print_json, progress_bar, results, told_of_interrupt
 
 if TYPE_CHECKING:
     from ..config import EncodeRun

@@ -11,6 +11,7 @@ from .features import FeatureOptions, Picked, bases, standardised
 from .folds import Fold, Folds, crossed_folds, given_folds, group_folds, kfolds
 from .models import (
     METHODS,
+    Heard,
     Method,
     banded_models,
     linear_models,
@@ -33,6 +34,7 @@ __all__ = [
     "Fold",
     "Folds",
     "Grid",
+    "Heard",
     "Method",
     "Partition",
     "Picked",

@@ -18,7 +18,15 @@ from .folds import Fold
 from .solver import automatic_penalties, ridge
 from .validate import FoldModel, Values
 
-__all__ = ["METHODS", "Method", "banded_models", "linear_models", "pls_models", "ridge_models"]
+__all__ = [
+    "METHODS",
+    "Heard",
+    "Method",
+    "banded_models",
+    "linear_models",
+    "pls_models",
+    "ridge_models",
+]
 
 Floats = npt.NDArray[np.float64]
 Images = npt.NDArray[np.intp]

@@ -15,6 +15,7 @@ from ..encoding import (
     BandedOptions,
     FeatureOptions,
     Fold,
+    Heard,
     Validated,
     banded_models,
     checked_penalties,
@@ -123,9 +124,7 @@ def validate_entry(
     return cross_validate(models, targets, study.chance, progress=step), bands
 
 
-def _listener(
-    bands: Bands, names: Sequence[str]
-) -> Callable[[Fold, npt.NDArray[np.floating], Banded], None]:
+def _listener(bands: Bands, names: Sequence[str]) -> Heard:
     """Return what keeps the share of each band, the first time that a fold is predicted."""
     heard: set[str] = set()
 
